@@ -1,0 +1,1 @@
+"""KFP components: thin adapters over the libraries."""

@@ -1,0 +1,1 @@
+"""Torch models, their training, evaluation, calibration and export; `serving/` is the KServe server."""

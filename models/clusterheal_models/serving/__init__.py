@@ -1,0 +1,1 @@
+"""The KServe model server for our packages."""

@@ -1,0 +1,1 @@
+"""The coordination engine: signals -> incident -> diagnosis -> plan -> guards -> act -> verify."""

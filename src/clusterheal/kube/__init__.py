@@ -1,0 +1,1 @@
+"""The Kubernetes boundary: the port, the resource types, and the HTTP adapter."""

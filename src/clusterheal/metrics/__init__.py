@@ -1,0 +1,1 @@
+"""From Prometheus to a dataset of features."""

@@ -1,0 +1,1 @@
+"""Rolling a model package out to an InferenceService."""

@@ -1,0 +1,155 @@
+"""One settings object: defaults < TOML file < environment (`CLUSTERHEAL_<SECTION>__<FIELD>`) < flags.
+
+It is read once, in a command's main function, and passed on. Libraries never read the environment.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from clusterheal.errors import InvalidInput
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrometheusSettings(Section):
+    url: AnyHttpUrl = Field(AnyHttpUrl("http://127.0.0.1:9090"), description="Prometheus or Thanos Querier, root URL")
+    token_file: Path | None = Field(None, description="bearer token, read again before each request since it rotates")
+    ca_file: Path | None = Field(None, description="CA bundle; on OpenShift the service-ca ConfigMap")
+    namespace: str | None = Field(None, description="tenancy parameter for Thanos Querier's port 9092")
+    timeout: timedelta = Field(
+        timedelta(seconds=60), description="per request; a 30-day window takes seconds, not minutes"
+    )
+    concurrency: int = Field(4, ge=1, le=32, description="requests in flight; more starves other users of the server")
+    max_points: int = Field(
+        10_000, ge=2, le=11_000, description="points per series per request; Prometheus refuses 11,000"
+    )
+
+
+class DatasetSettings(Section):
+    path: str = Field("out/dataset", description="local folder or s3:// URL of the Parquet dataset")
+    catalogue: Path | None = Field(None, description="query catalogue YAML; default: the packaged one")
+    step: timedelta = Field(timedelta(seconds=60), description="grid step of the collected series")
+    days: float = Field(7.0, gt=0, description="how far back to collect")
+    s3_endpoint: str | None = Field(None, description="S3 endpoint URL when it is not AWS")
+    s3_ca_file: Path | None = Field(None, description="CA bundle of the S3 endpoint")
+
+
+class TrainingSettings(Section):
+    seed: int = Field(7, description="same seed, data and machine: same model bytes")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when there is one")
+    max_seconds: float | None = Field(
+        None, gt=0, description="stop training after this long; None: until early stopping"
+    )
+
+
+class RegistrySettings(Section):
+    url: AnyHttpUrl = Field(AnyHttpUrl("http://127.0.0.1:8085"), description="model registry, REST root URL")
+    token_file: Path | None = Field(None, description="bearer token file")
+    ca_file: Path | None = Field(None, description="CA bundle of the registry's route")
+    author: str = Field("clusterheal", description="recorded on new versions")
+    storage: str = Field("out/models", description="root under which packages are stored, local folder or s3:// URL")
+
+
+class ServingSettings(Section):
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    http_port: int = Field(8080, ge=0, le=65535, description="V2 REST; 0 picks a free port")
+    grpc_port: int = Field(8081, ge=0, le=65535, description="V2 gRPC; 0 picks a free port")
+
+
+class KubernetesSettings(Section):
+    kubeconfig: Path | None = Field(None, description="default: in-cluster credentials, then ~/.kube/config")
+    namespace: str = Field("self-healing-platform", description="where incidents, policies and leases live")
+    timeout: timedelta = Field(timedelta(seconds=15), description="per API request except watches")
+
+
+class RolloutSettings(Section):
+    ready_timeout: timedelta = Field(
+        timedelta(minutes=10), description="for the new revision to answer its golden requests"
+    )
+    golden_tolerance: float = Field(
+        1e-3, gt=0, description="relative difference allowed between served and packaged outputs"
+    )
+
+
+class EngineSettings(Section):
+    mode: Literal["observe", "suggest", "approve", "auto"] = Field(
+        "observe", description="ceiling on what the engine may do"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    port: int = Field(8090, ge=0, le=65535, description="REST API, webhook and metrics; 0 picks a free port")
+    interval: timedelta = Field(timedelta(seconds=30), description="between two rounds of live scoring and reconciling")
+    detector_url: AnyHttpUrl | None = Field(
+        None, description="root URL of the anomaly-detector predictor; None: rules only"
+    )
+    forecaster_url: AnyHttpUrl | None = Field(None, description="root URL of the predictive-analytics predictor")
+    alert_token_file: Path | None = Field(None, description="shared token that Alertmanager sends")
+    confidence_floor: float = Field(0.8, ge=0, le=1, description="AI below this never acts")
+
+
+class LogSettings(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["json", "text"] = Field("text", description="json in containers, text for people")
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(env_prefix="CLUSTERHEAL_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    prometheus: PrometheusSettings = PrometheusSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    training: TrainingSettings = TrainingSettings()
+    registry: RegistrySettings = RegistrySettings()
+    serving: ServingSettings = ServingSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    engine: EngineSettings = EngineSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config_file: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """Read the settings; `overrides` are the flags, by section, with `None` for flags that were not given.
+
+    Raises:
+        InvalidInput: an unreadable file or a value that does not validate, naming the field.
+    """
+    given = {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in (overrides or {}).items()
+    }
+    if config_file is not None and not config_file.is_file():
+        raise InvalidInput(f"settings file {config_file} does not exist")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config_file)
+
+    try:
+        return FromFile(**{section: values for section, values in given.items() if values})  # type: ignore[arg-type]
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in exc.errors())
+        raise InvalidInput(f"settings are invalid: {problems}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise InvalidInput(f"settings file {config_file} is not TOML: {exc}") from exc
+
+
+__all__ = ["Settings", "load_settings"]
