@@ -1,13 +1,15 @@
 """Tensors as JSON: the form of `sample_request.json` and of V2 inference requests.
 
 A tensor is `{"shape": [...], "datatype": "FP32", "data": [...]}` with `data` flat in row-major order. A missing
-sample (NaN) is `null`, since JSON has no NaN; an infinity has no JSON form and is refused.
+sample (NaN) is `null`, since JSON has no NaN; an infinity has no JSON form and is refused. The V2 binary extension
+and gRPC carry the same tensors as raw little-endian bytes; a BYTES element is its length in four bytes, then itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +79,7 @@ def decode_tensor(entry: Mapping[str, Any], *, name: str = "tensor") -> Tensor:
     dtype = _DTYPES.get(str(datatype))
     if dtype is None:
         raise InvalidInput(f"{name}: expected a datatype of {', '.join(_DTYPES)}, got {datatype!r}")
-    if not isinstance(shape, list | tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise InvalidInput(f"{name}: expected shape as a list of counts, got {_short(shape)}")
+    _require_shape(shape, name=name)
     flat = _flatten(data, name=name)
     if len(flat) != math.prod(shape):
         raise InvalidInput(f"{name}: shape {list(shape)} needs {math.prod(shape)} values, got {len(flat)}")
@@ -89,6 +90,63 @@ def decode_tensor(entry: Mapping[str, Any], *, name: str = "tensor") -> Tensor:
     except OverflowError as exc:
         raise InvalidInput(f"{name}: data is not {datatype}: {exc}") from exc
     return array.reshape(tuple(shape))
+
+
+def tensor_to_bytes(array: Tensor) -> bytes:
+    """The raw form of an array; NaN and infinities survive it.
+
+    Raises:
+        InvalidInput: an unknown dtype.
+    """
+    if datatype_of(array) != "BYTES":
+        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+    parts: list[bytes] = []
+    for element in array.reshape(-1).tolist():
+        raw = element if isinstance(element, bytes) else str(element).encode()
+        parts += (struct.pack("<I", len(raw)), raw)
+    return b"".join(parts)
+
+
+def tensor_from_bytes(raw: bytes | memoryview, *, shape: Sequence[int], datatype: str, name: str = "tensor") -> Tensor:
+    """Inverse of `tensor_to_bytes`, a view of `raw` where possible; strings come back as `str`.
+
+    Raises:
+        InvalidInput: the bytes do not fill the shape exactly.
+    """
+    dtype = _DTYPES.get(datatype)
+    if dtype is None:
+        raise InvalidInput(f"{name}: expected a datatype of {', '.join(_DTYPES)}, got {datatype!r}")
+    _require_shape(shape, name=name)
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        return np.array(_strings(bytes(raw), count, name=name), dtype=np.object_).reshape(tuple(shape))
+    expected = count * np.dtype(dtype).itemsize
+    if len(raw) != expected:
+        raise InvalidInput(f"{name}: shape {list(shape)} of {datatype} needs {expected} bytes, got {len(raw)}")
+    return np.frombuffer(raw, dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False).reshape(tuple(shape))
+
+
+def _strings(raw: bytes, count: int, *, name: str) -> list[str]:
+    out: list[str] = []
+    offset = 0
+    try:
+        while offset < len(raw):
+            (length,) = struct.unpack_from("<I", raw, offset)
+            end = offset + 4 + length
+            if end > len(raw):
+                raise InvalidInput(f"{name}: an element of {length} bytes runs past the end of the data")
+            out.append(raw[offset + 4 : end].decode())
+            offset = end
+    except (struct.error, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"{name}: data is not a sequence of length-prefixed UTF-8 strings: {exc}") from exc
+    if len(out) != count:
+        raise InvalidInput(f"{name}: expected {count} strings, got {len(out)}")
+    return out
+
+
+def _require_shape(shape: Any, *, name: str) -> None:
+    if not isinstance(shape, list | tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise InvalidInput(f"{name}: expected shape as a list of counts, got {_short(shape)}")
 
 
 def sample_request(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -7,11 +7,19 @@ import json
 import numpy as np
 import pytest
 
-from clusterheal.contracts.requests import decode_tensor, encode_tensor, golden_tensors, sample_request
+from clusterheal.contracts.requests import (
+    datatype_of,
+    decode_tensor,
+    encode_tensor,
+    golden_tensors,
+    sample_request,
+    tensor_from_bytes,
+    tensor_to_bytes,
+)
 from clusterheal.errors import InvalidInput
 
 
-@pytest.mark.parametrize(
+ARRAYS = pytest.mark.parametrize(
     "array",
     [
         np.array([[1.5, np.nan], [-0.0, 3e38]], np.float32),
@@ -21,6 +29,9 @@ from clusterheal.errors import InvalidInput
         np.empty((0, 3), np.float32),
     ],
 )
+
+
+@ARRAYS
 def test_a_tensor_survives_json(array: np.ndarray) -> None:
     back = decode_tensor(json.loads(json.dumps(encode_tensor(array), allow_nan=False)))
     assert back.dtype == array.dtype
@@ -60,3 +71,27 @@ def test_a_sample_request_gives_its_tensors_back() -> None:
     np.testing.assert_array_equal(again_out["score"], outputs["score"])
     with pytest.raises(InvalidInput, match="outputs"):
         golden_tensors({"inputs": {"x": encode_tensor(inputs["recent"])}, "outputs": {}})
+
+
+@ARRAYS
+def test_a_tensor_survives_its_raw_form(array: np.ndarray) -> None:
+    back = tensor_from_bytes(tensor_to_bytes(array), shape=array.shape, datatype=datatype_of(array))
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shape", "datatype", "message"),
+    [
+        (b"1234567", [2], "FP32", "needs 8 bytes, got 7"),
+        (b"\xff\xff\xff\xffabc", [1], "BYTES", "past the end"),
+        (b"\x01\x00", [1], "BYTES", "length-prefixed"),
+        (b"\x01\x00\x00\x00\xff", [1], "BYTES", "length-prefixed"),
+        (b"", [1], "BYTES", "expected 1 strings"),
+        (b"", [0], "FP8", "FP8"),
+        (b"", [-1], "FP32", "counts"),
+    ],
+)
+def test_raw_bytes_that_do_not_fit_are_named(raw: bytes, shape: list[int], datatype: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        tensor_from_bytes(raw, shape=shape, datatype=datatype)
