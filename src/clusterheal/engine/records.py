@@ -1,0 +1,151 @@
+"""An incident as it is stored: the inputs (`spec`) that any replica may add to, and the leader's decisions (`status`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from clusterheal.contracts import (
+    Diagnosis,
+    GuardVerdict,
+    IncidentState,
+    ObjectRef,
+    Outcome,
+    Plan,
+    Signal,
+)
+from clusterheal.engine.names import root_key
+
+ENDS = frozenset(
+    {
+        IncidentState.RESOLVED,
+        IncidentState.SELF_HEALED,
+        IncidentState.ESCALATED,
+        IncidentState.ROLLED_BACK,
+        IncidentState.SUGGESTED,
+        IncidentState.REJECTED,
+    }
+)
+HOLDING = frozenset({IncidentState.ACTING, IncidentState.VERIFYING})
+"""States in which an incident holds its target: nobody else of ours may touch it."""
+
+MAX_TIMELINE = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """A signal and when this engine saw it. `flaps` counts how often it came back after being resolved."""
+
+    signal: Signal
+    first_seen: datetime
+    last_seen: datetime
+    resolved_at: datetime | None = None
+    flaps: int = 0
+
+    @property
+    def active(self) -> bool:
+        return self.resolved_at is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """A person's word on the plan with id `plan_id`."""
+
+    decision: str
+    by: str
+    at: datetime
+    plan_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A person asked for this action by the API."""
+
+    action: str
+    parameters: Mapping[str, Any]
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionRecord:
+    """One write to the cluster: intent first, then the write, then the confirmation.
+
+    `not_after`: the write is never sent after this time, so that a successor knows when it can no longer come.
+    `epoch`: the Lease's transitions when the intent was written. `before`: facts needed to judge and to roll back.
+    """
+
+    id: str
+    action: str
+    target: ObjectRef
+    parameters: Mapping[str, Any]
+    intent_at: datetime
+    not_after: datetime
+    holder: str
+    epoch: int
+    attempts: int = 1
+    applied_at: datetime | None = None
+    done_at: datetime | None = None
+    result: str = ""
+    before: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineEntry:
+    at: datetime
+    state: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One Incident custom resource. `resource_version` makes every write conditional."""
+
+    name: str
+    namespace: str
+    target: ObjectRef
+    opened_at: datetime
+    observations: tuple[Observation, ...]
+    resource_version: str | None = None
+    uid: str | None = None
+    approval: Approval | None = None
+    request: Request | None = None
+    state: IncidentState = IncidentState.OPEN
+    message: str = ""
+    diagnosis: Diagnosis | None = None
+    plan: Plan | None = None
+    plan_id: str | None = None
+    planned_at: datetime | None = None
+    guards: tuple[GuardVerdict, ...] = ()
+    deferred_by: str | None = None
+    action: ActionRecord | None = None
+    rollback: ActionRecord | None = None
+    outcome: Outcome | None = None
+    timeline: tuple[TimelineEntry, ...] = ()
+    ended_at: datetime | None = None
+
+    @property
+    def root(self) -> str:
+        return root_key(self.target)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDS
+
+    @property
+    def active(self) -> tuple[Observation, ...]:
+        """Observations of trouble that is still there."""
+        return tuple(o for o in self.observations if o.active)
+
+    @property
+    def sequence(self) -> int:
+        return int(self.name.rsplit("-", 1)[-1])
+
+    def moved(self, state: IncidentState, message: str, now: datetime, **changes: Any) -> Record:
+        """This record in another state, with a line in its timeline; ends get their time."""
+        entry = TimelineEntry(at=now, state=state.value, message=message)
+        ended = now if state in ENDS and self.ended_at is None else self.ended_at
+        timeline = (*self.timeline, entry)[-MAX_TIMELINE:]
+        return replace(self, state=state, message=message, timeline=timeline, ended_at=ended, **changes)
