@@ -57,12 +57,21 @@ class RegistrySettings(Section):
     ca_file: Path | None = Field(None, description="CA bundle of the registry's route")
     author: str = Field("clusterheal", description="recorded on new versions")
     storage: str = Field("out/models", description="root under which packages are stored, local folder or s3:// URL")
+    storage_endpoint: str | None = Field(None, description="S3 endpoint URL of the storage when it is not AWS")
+    storage_ca_file: Path | None = Field(None, description="CA bundle of the storage's S3 endpoint")
+    timeout: timedelta = Field(timedelta(seconds=20), description="per request; the registry answers in milliseconds")
+    attempts: int = Field(5, ge=1, le=20, description="tries per request on timeouts and 5xx, with growing pauses")
 
 
 class ServingSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     http_port: int = Field(8080, ge=0, le=65535, description="V2 REST; 0 picks a free port")
     grpc_port: int = Field(8081, ge=0, le=65535, description="V2 gRPC; 0 picks a free port")
+    threads: int = Field(1, ge=1, le=64, description="CPU threads per request; more replicas serve better than more")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when onnxruntime has it")
+    max_request_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="larger requests are refused; 4,096 rows of 20 features take 98 MB"
+    )
 
 
 class KubernetesSettings(Section):
