@@ -70,7 +70,7 @@ class ServingSettings(Section):
     threads: int = Field(1, ge=1, le=64, description="CPU threads per request; more replicas serve better than more")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when onnxruntime has it")
     max_request_bytes: int = Field(
-        64 * 1024 * 1024, ge=1024, description="larger requests are refused; 4,096 rows of 20 features take 98 MB"
+        64 * 1024 * 1024, ge=1024, description="larger requests are refused; 2,700 rows of 20 features fit"
     )
 
 
