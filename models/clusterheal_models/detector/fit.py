@@ -17,7 +17,7 @@ from clusterheal_models.detector.config import PIECES, DetectorConfig
 from clusterheal_models.detector.graph import DetectorGraph, Parts, empty_tables, squash
 from clusterheal_models.detector.windows import Batch, Windows, stride
 
-Progress = Callable[[str, float], None]
+Report = Callable[[str, float], None]
 Float64 = npt.NDArray[np.float64]
 MIN_STEPS = 64
 LEVELS = np.array([0.0, 0.5, 1.0, 2.0])
@@ -33,7 +33,7 @@ class Fitted:
     found_share: tuple[float, ...]
 
 
-def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, report: Progress) -> Fitted:
+def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, report: Report) -> Fitted:
     """Fit everything in the graph.
 
     Raises:
@@ -195,7 +195,7 @@ def _calibrate(
     n_known: int,
     config: DetectorConfig,
     rng: np.random.Generator,
-    report: Progress,
+    report: Report,
 ) -> Fitted:
     """Set tails, bands, threshold and confidence from windows whose origin lies in the calibration time."""
     gathered = _gather(graph, panel, n_train, n_known, config)

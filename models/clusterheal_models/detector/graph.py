@@ -47,11 +47,15 @@ class Parts(NamedTuple):
 
 
 def squash(z: Tensor) -> Tensor:
-    return SOFT * torch.asinh(z / SOFT)
+    """`SOFT * asinh(z / SOFT)`, in operators that every ONNX exporter knows."""
+    size = (z / SOFT).abs()
+    return SOFT * torch.sign(z) * torch.log(size + torch.sqrt(size * size + 1.0))
 
 
-def unsquash(z: Tensor) -> Tensor:
-    return SOFT * torch.sinh(z / SOFT)
+def unsquash(y: Tensor) -> Tensor:
+    """Inverse of `squash`."""
+    e = torch.exp((y / SOFT).clamp(-80.0, 80.0))
+    return 0.5 * SOFT * (e - 1.0 / e)
 
 
 def tail_score(value: Tensor, knots: Tensor, levels: Tensor, tail: Tensor, shape: float) -> Tensor:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from clusterheal.contracts import DETECTOR, FeaturePanel, ModelPackage, TimeSplit, model_inputs, seal_package
+from clusterheal.contracts import DETECTOR, FeaturePanel, ModelPackage, TimeSplit, model_inputs
 from clusterheal_models.detector.card import model_card
 from clusterheal_models.detector.config import PIECES, DetectorConfig
 from clusterheal_models.detector.fit import Fitted, fit_graph
-from clusterheal_models.detector.onnx_export import export_onnx
+from clusterheal_models.detector.graph import OUTPUT_NAMES
+from clusterheal_models.export import check_parity, export_onnx, write_package
+from clusterheal_models.progress import Progress, ProgressCallback
 
-Progress = Callable[[str, float], None]
 SAMPLE_ROWS = 4
 
 
@@ -37,13 +37,22 @@ class Detector:
             PackageInvalid: a file of the package could not be written.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        export_onnx(self.fitted.graph, self.panel.contract, directory / "model.onnx")
-        calibration = self.calibration()
-        (directory / "calibration.json").write_text(json.dumps(calibration, indent=1, sort_keys=True))
-        (directory / "metrics.json").write_text(json.dumps(self.metrics(), indent=1, sort_keys=True))
-        (directory / "sample_request.json").write_text(json.dumps(self.sample_request()))
-        (directory / "MODEL_CARD.md").write_text(model_card(self.panel, self.split, calibration, self.metrics()))
-        return seal_package(directory, name=DETECTOR, contract=self.panel.contract)
+        graph, example = self.fitted.graph, self.sample_inputs()
+        export_onnx(graph, example, directory / "model.onnx", output_names=OUTPUT_NAMES)
+        outputs = check_parity(graph, directory / "model.onnx", example, output_names=OUTPUT_NAMES)
+        inputs = {name: example[name].numpy() for name in ("recent", "seasonal", "timestamp")}
+        inputs["entity"] = np.array([self.panel.entities[i] for i in example["entity_index"]], dtype=object)
+        calibration, metrics = self.calibration(), self.metrics()
+        return write_package(
+            directory,
+            name=DETECTOR,
+            contract=self.panel.contract,
+            calibration=calibration,
+            metrics=metrics,
+            inputs=inputs,
+            outputs=outputs,
+            card=model_card(self.panel, self.split, calibration, metrics),
+        )
 
     def calibration(self) -> dict[str, Any]:
         """Thresholds and how they were set; `entities` maps a key to its `entity_index` by position."""
@@ -68,46 +77,36 @@ class Detector:
             "parameters": sum(int(b.numel()) for b in self.fitted.graph.buffers()),
         }
 
-    def sample_request(self) -> dict[str, Any]:
-        """V2 inputs for the last rows of the panel, and what the model answers to them."""
+    def sample_inputs(self) -> dict[str, Tensor]:
+        """The graph's inputs for a few entities at the panel's end; at least two rows, so that the batch stays free."""
         inputs = model_inputs(self.panel)
-        rows = min(SAMPLE_ROWS, len(inputs.entity))
-        with torch.no_grad():
-            answer = self.fitted.graph(
-                torch.from_numpy(inputs.recent[:rows]),
-                torch.from_numpy(inputs.seasonal[:rows]),
-                torch.from_numpy(inputs.timestamp[:rows]),
-                torch.arange(rows),
-            )
+        rows = np.arange(max(2, min(SAMPLE_ROWS, len(inputs.entity)))) % len(inputs.entity)
         return {
-            "parameters": {"contract_sha256": self.panel.contract.sha256},
-            "inputs": [
-                _tensor("recent", "FP32", torch.from_numpy(inputs.recent[:rows])),
-                _tensor("seasonal", "FP32", torch.from_numpy(inputs.seasonal[:rows])),
-                _tensor("timestamp", "INT64", torch.from_numpy(inputs.timestamp[:rows])),
-                {"name": "entity", "datatype": "BYTES", "shape": [rows], "data": list(inputs.entity[:rows])},
-            ],
-            "expected": {"score": [float(v) for v in answer[0]]},
+            "recent": torch.from_numpy(inputs.recent[rows]),
+            "seasonal": torch.from_numpy(inputs.seasonal[rows]),
+            "timestamp": torch.from_numpy(inputs.timestamp[rows]),
+            "entity_index": torch.from_numpy(rows.astype(np.int64)),
         }
 
 
-def _tensor(name: str, datatype: str, value: torch.Tensor) -> dict[str, Any]:
-    flat = [None if math.isnan(v) else v for v in value.reshape(-1).tolist()]
-    return {"name": name, "datatype": datatype, "shape": list(value.shape), "data": flat}
-
-
 def fit(
-    panel: FeaturePanel, split: TimeSplit, config: DetectorConfig | None = None, *, progress: Progress | None = None
+    panel: FeaturePanel,
+    split: TimeSplit,
+    config: DetectorConfig | None = None,
+    *,
+    progress: ProgressCallback | None = None,
 ) -> Detector:
     """Train and calibrate on the time before `split.calibration_end_ns`; what comes later is not looked at.
-
-    `progress` is called with a stage's name and the share done, 0 to 1.
 
     Raises:
         DataQualityError: too short or empty training or calibration time.
     """
     chosen = config or DetectorConfig()
-    report = progress or (lambda _stage, _share: None)
+
+    def report(stage: str, share: float) -> None:
+        if progress is not None:
+            progress(Progress(phase=stage, done=round(100 * share), total=100))
+
     torch.manual_seed(chosen.seed)
     known = panel.between(None, split.calibration_end_ns)
     fitted = fit_graph(known, split, chosen, report)
