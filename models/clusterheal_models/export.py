@@ -56,6 +56,7 @@ def export_onnx(
             output_names=list(output_names),
             dynamic_axes={name: {0: "batch"} for name in batched},
             opset_version=opset,
+            do_constant_folding=False,  # onnxruntime folds; the exporter loses outputs that are constants
             dynamo=False,
         )
     model = onnx.load(str(path), load_external_data=False)

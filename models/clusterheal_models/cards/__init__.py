@@ -1,0 +1,67 @@
+"""Model cards: a Markdown template per model, filled from the contract and the package's own figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from string import Template
+from typing import Any
+
+from clusterheal.contracts import FeatureContract
+
+
+def render_card(name: str, contract: FeatureContract, metrics: Mapping[str, Any]) -> str:
+    """The card of the model `name`; `metrics` is the content of the package's `metrics.json`.
+
+    Results appear once an `evaluation` has been attached to the metrics.
+    """
+    template = Template((resources.files(__package__) / f"{name}.md").read_text())
+    data, training, window = metrics["data"], metrics["training"], contract.window
+    return template.substitute(
+        features=", ".join(f.name for f in contract.features),
+        kinds=", ".join(k.name for k in contract.entity_kinds),
+        horizon_steps=window.horizon_steps,
+        step_seconds=f"{contract.step.total_seconds():g}",
+        recent_steps=window.recent_steps,
+        season_steps=window.season_steps,
+        season_lags=", ".join(map(str, window.season_lags)) or "none",
+        parameters=f"{metrics['parameters']:,}",
+        start=_utc(data["start_ns"]),
+        train_end=_utc(data["train_end_ns"]),
+        calibration_end=_utc(data["calibration_end_ns"]),
+        series=data["series_trained_on"],
+        entities=data["entities"],
+        steps=training["steps"],
+        seed=training["config"]["seed"],
+        opset=metrics["opset"],
+        contract_sha256=contract.sha256,
+        results=results_table(metrics.get("evaluation")),
+    )
+
+
+def results_table(evaluation: Mapping[str, Any] | None) -> str:
+    """Model and peers per entity kind as a Markdown table."""
+    if not evaluation:
+        return "Not evaluated on held-out time yet."
+    primary = evaluation["primary"]
+    names = ["model", *evaluation["peers"]]
+    lines = [
+        f"`{primary}`, lower is better, on held-out time from {_utc(evaluation['window']['start_ns'])} "
+        f"to {_utc(evaluation['window']['end_ns'])}:",
+        "",
+        "| entities | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    rows = {"all": {"model": evaluation["score"], **evaluation["peers"]}, **evaluation.get("by_kind", {})}
+    for kind, figures in rows.items():
+        lines.append(f"| {kind} | " + " | ".join(_cell(figures.get(name)) for name in names) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _utc(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")

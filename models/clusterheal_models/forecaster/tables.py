@@ -1,0 +1,50 @@
+"""What training learns about each feature before any network is trained: units, scales, range."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from clusterheal.contracts import FeaturePanel
+from clusterheal_models.forecaster.network import FeatureTables
+
+LOG_UNIT_QUANTILE = 0.1
+FLOOR_SHARE = 1e-2
+TINY = 1e-9
+
+
+def feature_tables(panel: FeaturePanel) -> FeatureTables:
+    """From the training part of a panel. A feature without data gets scale one and its contract's range."""
+    features = panel.contract.features
+    unit = np.zeros(len(features), np.float32)
+    prior = np.ones(len(features), np.float32)
+    floor = np.full(len(features), FLOOR_SHARE, np.float32)
+    for index, feature in enumerate(features):
+        values = panel.values[:, :, index].astype(np.float64)
+        if feature.scale == "log":
+            magnitude = np.abs(values[np.isfinite(values) & (values != 0)])
+            unit[index] = max(float(np.quantile(magnitude, LOG_UNIT_QUANTILE)), TINY) if len(magnitude) else 1.0
+            values = np.arcsinh(values / unit[index])
+        scales = _deviations(values, panel.contract.window.recent_steps)
+        if len(scales):
+            prior[index] = np.median(scales)
+            floor[index] = FLOOR_SHARE * np.quantile(scales, 0.1)
+    return FeatureTables(
+        log_unit=torch.from_numpy(unit),
+        prior_scale=torch.from_numpy(np.maximum(prior, TINY)),
+        floor_scale=torch.from_numpy(np.maximum(floor, TINY)),
+        low=torch.tensor([-np.inf if f.low is None else f.low for f in features], dtype=torch.float32),
+        high=torch.tensor([np.inf if f.high is None else f.high for f in features], dtype=torch.float32),
+    )
+
+
+def _deviations(values: np.ndarray, block: int) -> np.ndarray:
+    """Positive mean absolute deviations of blocks of `block` steps of each entity; `(n,)`."""
+    n_entities, n_steps = values.shape
+    block = max(1, min(block, n_steps))
+    cut = values[:, : n_steps // block * block].reshape(n_entities, -1, block)
+    known = np.isfinite(cut)
+    count = np.maximum(known.sum(-1), 1)
+    mean = np.where(known, cut, 0.0).sum(-1) / count
+    deviation = (np.abs(np.where(known, cut, 0.0) - mean[..., None]) * known).sum(-1) / count
+    return deviation[deviation > 0]
