@@ -30,7 +30,14 @@ class PrometheusSettings(Section):
     )
     concurrency: int = Field(4, ge=1, le=32, description="requests in flight; more starves other users of the server")
     max_points: int = Field(
-        10_000, ge=2, le=11_000, description="points per series per request; Prometheus refuses 11,000"
+        10_000, ge=2, le=11_000, description="points per series per request; Prometheus refuses more than 11,000"
+    )
+    attempts: int = Field(5, ge=1, le=20, description="tries per request on 429, 5xx, resets and cut answers")
+    retry_after_max: timedelta = Field(
+        timedelta(seconds=60), description="longest Retry-After that is waited for; a longer one is an error"
+    )
+    compress: bool = Field(
+        False, description="ask for gzip; costs the server more CPU than a cluster network takes time"
     )
 
 
@@ -72,6 +79,17 @@ class ServingSettings(Section):
     max_request_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="larger requests are refused; 2,700 rows of 20 features fit"
     )
+
+
+class InferenceSettings(Section):
+    transport: Literal["binary", "json", "grpc"] = Field(
+        "binary", description="V2 REST with binary tensors, V2 REST in plain JSON, or V2 gRPC (needs grpcio)"
+    )
+    timeout: timedelta = Field(timedelta(seconds=10), description="per attempt")
+    attempts: int = Field(3, ge=1, le=10, description="bound on tries of one request")
+    chunk_rows: int = Field(256, ge=1, le=4096, description="entities per request; bounds memory on both sides")
+    token_file: Path | None = Field(None, description="bearer token for predictors behind an auth proxy")
+    ca_file: Path | None = Field(None, description="CA bundle; on OpenShift the service-ca ConfigMap")
 
 
 class KubernetesSettings(Section):
@@ -119,6 +137,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     registry: RegistrySettings = RegistrySettings()
     serving: ServingSettings = ServingSettings()
+    inference: InferenceSettings = InferenceSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     rollout: RolloutSettings = RolloutSettings()
     engine: EngineSettings = EngineSettings()

@@ -103,10 +103,7 @@ class PackagedModel(Model):  # type: ignore[misc]
             response_id=request.id or "",
             model_name=self.name,
             model_version=self.runtime.version,
-            infer_outputs=[
-                InferOutput(name=name, shape=list(array.shape), datatype=datatype_of(array), data=array)
-                for name, array in outputs.items()
-            ],
+            infer_outputs=[_output(name, array, raw=request.from_grpc) for name, array in outputs.items()],
             parameters=identity(self.runtime),
             requested_outputs=request.request_outputs,
             use_binary_outputs=request.use_binary_outputs,
@@ -236,6 +233,13 @@ def as_tensor(entry: InferInput) -> Tensor:
         return tensor_from_bytes(raw, shape=entry.shape, datatype=entry.datatype, name=f"input {entry.name!r}")
     value = {"shape": entry.shape, "datatype": entry.datatype, "data": entry.data}
     return decode_tensor(value, name=f"input {entry.name!r}")
+
+
+def _output(name: str, array: Tensor, *, raw: bool) -> InferOutput:
+    output = InferOutput(name=name, shape=list(array.shape), datatype=datatype_of(array), data=array)
+    if raw:  # KServe 0.21's own conversion for gRPC asks for the truth value of the array, and fails
+        output.set_data_from_numpy(array, binary_data=True)
+    return output
 
 
 def _parse_request(body: bytes, json_length: str | None, model_name: str) -> InferRequest:
