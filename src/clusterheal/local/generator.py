@@ -6,6 +6,7 @@ Names and labels are those of kube-state-metrics, cAdvisor and node-exporter. It
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from clusterheal.local.world_pods import (
     NodeLoad,
     PodPlace,
     PodUse,
+    SeriesKey,
     pod_use,
 )
 from clusterheal.local.world_signals import Float64, stable_key
@@ -115,7 +117,7 @@ class HistoryGenerator:
         deploys = sorted(start + span * self._rng.uniform(0.08, 0.90, count))
         bounds = [start, *deploys, end]
         lives = []
-        for generation, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for generation, (first, last) in enumerate(itertools.pairwise(bounds)):
             living = generation == len(bounds) - 2
             places = now if living else self._made_up_pods(workload, now)
             for place in places:
@@ -275,10 +277,7 @@ def _pod_status(life: _Life, times: Int64, t: Float64, restarts: Float64) -> Ite
     yield Series(name="kube_pod_status_ready", labels=ready_labels, times=times[half], values=ready[half])
 
 
-Keyed = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def pod_constants(place: PodPlace, workload: WorkloadSpec) -> Keyed:
+def pod_constants(place: PodPlace, workload: WorkloadSpec) -> dict[SeriesKey, float]:
     """Series of kube-state-metrics and the recording rules that do not change while a pod lives."""
     pod = (("namespace", place.namespace), ("pod", place.name))
     container = (*pod, ("container", workload.name), ("node", place.node))
@@ -299,7 +298,7 @@ def pod_constants(place: PodPlace, workload: WorkloadSpec) -> Keyed:
     }
 
 
-def node_conditions(node: str, *, ready: bool = True) -> Keyed:
+def node_conditions(node: str, *, ready: bool = True) -> dict[SeriesKey, float]:
     """`kube_node_status_condition` of one node."""
     states = {"Ready": ready, "MemoryPressure": False, "DiskPressure": False}
     return {

@@ -88,7 +88,7 @@ def create_blocks(files: Sequence[Path], data: Path) -> None:
              str(file), str(data)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - no other thread runs here
+            preexec_fn=die_with_parent(),
         )
         for file in files
     ]  # fmt: skip

@@ -144,7 +144,8 @@ class Supervisor:
         assert self._death is not None, "use the supervisor in `async with`"
         task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait({task, self._death}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {task, self._death}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._death.done():
                 raise self._death.result()
             return task.result()

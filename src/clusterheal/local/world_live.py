@@ -179,7 +179,7 @@ class LiveWorld:
             samples.append(("container_memory_working_set_bytes", container, live.memory))
         constants = pod_constants(view.place, view.workload)
         samples += [(name, dict(labels), value) for (name, labels), value in constants.items()]
-        samples += _status_samples(view, live.base_restarts)
+        samples += pod_status_samples(view, live.base_restarts)
         return samples
 
     def _node_samples(self, load: NodeLoad, elapsed: float) -> list[Sample]:
@@ -198,7 +198,8 @@ class LiveWorld:
         return samples
 
 
-def _status_samples(view: PodView, base_restarts: int) -> list[Sample]:
+def pod_status_samples(view: PodView, base_restarts: int = 0) -> list[Sample]:
+    """What kube-state-metrics says of a pod's containers; `base_restarts` happened before the API's own count."""
     pod = {"namespace": view.place.namespace, "pod": view.place.name}
     container = {**pod, "container": view.workload.name}
     samples: list[Sample] = [
@@ -261,4 +262,4 @@ def crash_status(pod: Manifest, *, reason: str, exit_code: int, now: str, restar
     }
 
 
-__all__ = ["LiveWorld", "PodView", "crash_status", "pod_view", "render"]
+__all__ = ["LiveWorld", "PodView", "Sample", "crash_status", "pod_status_samples", "pod_view", "render"]

@@ -22,6 +22,10 @@ POD_CONTAINER_COUNTERS = (
 POD_NETWORK_COUNTERS = ("container_network_receive_bytes_total", "container_network_transmit_bytes_total")
 
 
+SeriesKey = tuple[str, tuple[tuple[str, str], ...]]
+"""A metric's name and the labels beside those that name the pod or node."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PodPlace:
     """A pod of a workload and the node it runs on."""
@@ -122,7 +126,7 @@ class NodeLoad:
         cores = self.cpu + signals.node_system_cpu(seed, self.node, self.t)
         return np.asarray(np.clip(cores / self.node.cores, 0.0, 0.99))
 
-    def rates(self, seed: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], Float64]:
+    def rates(self, seed: int) -> dict[SeriesKey, Float64]:
         """Counters of node-exporter, per second, keyed by name and the labels beside `instance`."""
         busy = self.busy(seed)
         disk = signals.node_disk_busy(seed, self.node, self.t)
@@ -132,7 +136,7 @@ class NodeLoad:
             "system": busy * 0.24,
             "iowait": busy * 0.04,
         }
-        rates = {
+        rates: dict[SeriesKey, Float64] = {
             ("node_cpu_seconds_total", (("cpu", str(cpu)), ("mode", mode))): rate
             for cpu in range(NODE_CPUS)
             for mode, rate in modes.items()
@@ -142,7 +146,7 @@ class NodeLoad:
         rates[("node_network_transmit_bytes_total", (("device", "ens5"),))] = self.sent + 50_000.0
         return rates
 
-    def gauges(self, seed: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], Float64]:
+    def gauges(self, seed: int) -> dict[SeriesKey, Float64]:
         """Gauges of node-exporter, keyed like `rates`."""
         used = self.memory + signals.node_system_memory(seed, self.node, self.t)
         disk = (("device", "/dev/nvme0n1p4"), ("fstype", "xfs"), ("mountpoint", "/sysroot"))
@@ -152,7 +156,7 @@ class NodeLoad:
             ("node_filesystem_avail_bytes", disk): signals.node_disk_available(seed, self.node, self.t),
         }
 
-    def constants(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    def constants(self) -> dict[SeriesKey, float]:
         """Gauges that never change."""
         disk = (("device", "/dev/nvme0n1p4"), ("fstype", "xfs"), ("mountpoint", "/sysroot"))
         return {
@@ -169,6 +173,7 @@ __all__ = [
     "NodeLoad",
     "PodPlace",
     "PodUse",
+    "SeriesKey",
     "Stress",
     "pod_use",
 ]

@@ -72,7 +72,7 @@ def load(seed: int, workload: WorkloadSpec, t: Float64) -> Float64:
 
 
 def pod_cpu(seed: int, workload: WorkloadSpec, pod: str, demand: Float64, t: Float64, age: Float64) -> Float64:
-    """Cores that a pod would use for `demand` (1 = its share at average load), before its limit; warms up when young."""
+    """Cores that a pod wants for `demand` (1 = its share at average load), limit aside; warms up when young."""
     key = stable_key(seed, "cpu", pod)
     own = 1.0 + 0.05 * gaussian(key, np.zeros(1, np.int64))[0]
     warm_up = 1.0 + 0.8 * np.exp(-age / WARM_UP_SECONDS)
