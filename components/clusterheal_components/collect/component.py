@@ -1,0 +1,25 @@
+# mypy: disable-error-code="untyped-decorator,valid-type"
+"""Fetch metric history from Prometheus into the dataset."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from clusterheal_components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0) -> NamedTuple("Range", [("start", str), ("end", str)]):
+    """Fetch the catalogue's series of the last `days` from Prometheus; what the dataset has already is skipped.
+
+    Args:
+        metrics: samples, series and findings of this collection.
+        days: how far back to collect, in days.
+
+    Returns:
+        start: begin of the collected range, ISO 8601 UTC.
+        end: end of the collected range, ISO 8601 UTC.
+    """
+    from clusterheal_components.collecting import collect_range
+
+    return collect_range(days=days, log_metric=metrics.log_metric)

@@ -1,0 +1,85 @@
+"""What the collecting components do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clusterheal.errors import InvalidInput
+from clusterheal.settings import load_settings
+
+LogMetric = Callable[[str, float], None]
+
+
+class Range(NamedTuple):
+    """Begin and end, ISO 8601 UTC."""
+
+    start: str
+    end: str
+
+
+def collect_range(*, days: float, log_metric: LogMetric, now: datetime | None = None) -> Range:
+    """Collect the last `days` up to `now` into the dataset that the settings name.
+
+    Raises:
+        InvalidInput: `days` is not positive.
+        RetryableError, PermanentError: from the collection itself.
+    """
+    from clusterheal.metrics.collect import collect
+
+    if not days > 0:
+        raise InvalidInput(f"days must be positive, got {days}")
+    settings = load_settings()
+    step = settings.dataset.step
+    end = _on_grid(now or datetime.now(UTC), step)
+    report = collect(settings, start=end - timedelta(days=days), end=end)
+    for name, value in _numbers(report):
+        log_metric(name, value)
+    return Range(start=(end - timedelta(days=days)).isoformat(), end=end.isoformat())
+
+
+def freeze_range(start: str, end: str, directory: Path, train: float, calibration: float) -> dict[str, Any]:
+    """Freeze a range of the dataset into `directory`; returns what describes it.
+
+    Raises:
+        DataQualityError: nothing there to train on.
+    """
+    from clusterheal.metrics.dataset import Dataset
+
+    from clusterheal_components.snapshot import freeze
+
+    dataset = Dataset.open(load_settings().dataset.path)
+    panel = dataset.panel(start_ns=_ns(start), end_ns=_ns(end))
+    frozen = freeze(panel, directory, train=train, calibration=calibration)
+    return {
+        "sha256": frozen.sha256,
+        "contract_sha256": panel.contract.sha256,
+        "start": frozen.start.isoformat(),
+        "end": frozen.end.isoformat(),
+        "entities": len(panel.entities),
+        "features": len(panel.contract.features),
+        "steps": len(panel.timestamps),
+    }
+
+
+def _numbers(report: Any) -> list[tuple[str, float]]:
+    values = ((field.name, getattr(report, field.name)) for field in fields(report))
+    return [(name, float(v)) for name, v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def _on_grid(time: datetime, step: timedelta) -> datetime:
+    """The last step boundary at or before `time`, so that runs at different seconds share their samples."""
+    return datetime.fromtimestamp(time.timestamp() // step.total_seconds() * step.total_seconds(), UTC)
+
+
+def _ns(text: str) -> int:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InvalidInput(f"expected a time in ISO 8601, got {text!r}") from exc
+    if time.tzinfo is None:
+        raise InvalidInput(f"expected a time with its zone, got {text!r}; add Z for UTC")
+    return round(time.timestamp()) * 1_000_000_000

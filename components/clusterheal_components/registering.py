@@ -1,0 +1,49 @@
+"""What the registering component does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from clusterheal.contracts import ModelPackage
+from clusterheal.errors import InvalidInput
+from clusterheal.settings import load_settings
+from clusterheal_components.judging import PASSED, REJECTED, figures
+from clusterheal_components.snapshot import thaw
+
+MAX_PROPERTY = 2000  # characters; the registry's database column is not endless
+
+
+def register_package(
+    dataset: Path, model: Path, evaluation: Path, *, verdict: str, why: str, run_id: str, run_name: str
+) -> str:
+    """Enter the package with all that explains it; returns its version.
+
+    Raises:
+        InvalidInput: a verdict that the gate does not give.
+        RetryableError: the registry does not answer; a repeated call completes what was begun.
+    """
+    from clusterheal.registry import Lineage, Registry, State
+
+    if verdict not in (PASSED, REJECTED):
+        raise InvalidInput(f"verdict: expected {PASSED} or {REJECTED}, got {verdict!r}")
+    snapshot = thaw(dataset)
+    package = ModelPackage.load(model)
+    snapshot.panel.contract.require_same(package.contract.sha256, where=str(model))
+    judged = json.loads(evaluation.read_text())
+    properties: dict[str, bool | int | float | str] = {
+        "gate_verdict": verdict,
+        "gate_reasons": why[:MAX_PROPERTY],
+        "compared_with": str(judged["incumbent_version"] or "naive peers only"),
+        "dataset_sha256": snapshot.sha256,
+        "dataset_start": snapshot.start.isoformat(),
+        "dataset_end": snapshot.end.isoformat(),
+        **{f"metric.{name}": value for name, value in figures(judged["candidate"]).items()},
+    }
+    version = Registry(load_settings().registry).register(
+        package,
+        properties=properties,
+        lineage=Lineage(run_id=run_id, run_name=run_name),
+        state=State.CANDIDATE if verdict == PASSED else State.REJECTED,
+    )
+    return version.version

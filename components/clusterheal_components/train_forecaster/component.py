@@ -1,0 +1,32 @@
+# mypy: disable-error-code="untyped-decorator,valid-type"
+"""Train the forecaster and export it as a sealed package."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from clusterheal_components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train_forecaster(
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    seed: int = 7,
+    device: str = "auto",
+    max_seconds: Optional[float] = None,  # noqa: UP045 - KFP does not know `float | None`
+) -> None:
+    """Train the forecaster and export it as a sealed package.
+
+    Args:
+        dataset: the frozen training set.
+        model: the package: ONNX model, contract, calibration, card, manifest.
+        seed: same seed, data and machine give the same model.
+        device: `auto` takes CUDA when there is one; `cpu` or `cuda` insist.
+        max_seconds: stop training after this long, in seconds; none trains until early stopping.
+    """
+    from pathlib import Path
+
+    from clusterheal_components.training import train_forecaster
+
+    model.metadata.update(train_forecaster(Path(dataset.path), Path(model.path), seed, device, max_seconds))
