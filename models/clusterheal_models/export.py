@@ -47,7 +47,7 @@ def export_onnx(
     batched = [*example, *(name for name in output_names if name not in static_outputs)]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\..*")
         torch.onnx.export(
             module,
             tuple(example.values()),

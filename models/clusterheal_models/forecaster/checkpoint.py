@@ -23,8 +23,8 @@ FILE = "forecaster.safetensors"
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     """Write everything that the next step depends on; the file appears whole or not at all."""
     tensors: dict[str, torch.Tensor] = {}
-    for prefix, state in _states(trainer):
-        tensors |= {f"{prefix}/{k}": v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    for prefix, values in _states(trainer):
+        tensors |= {f"{prefix}/{k}": v.detach().cpu().contiguous().clone() for k, v in values.items()}
     for index, slots in trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{k}": torch.as_tensor(v).cpu().clone() for k, v in slots.items()}
     tensors["generator"] = trainer.generator.get_state()

@@ -51,7 +51,8 @@ class Forecaster:
         """Quantiles `(batch, horizon_steps, n_features, n_levels)` in the features' units."""
         with torch.no_grad():
             quantiles, _ = self.net(*_tensors(inputs).values())
-        return quantiles.numpy().astype(np.float32)
+        result: Float32 = quantiles.numpy()
+        return result
 
     def export(self, directory: Path) -> ModelPackage:
         """Write and seal the package; equal data, seed and machine give equal bytes.

@@ -72,7 +72,7 @@ class Member(nn.Module):
         for layer in self.layers:
             hidden = hidden + self.dropout(nn.functional.gelu(layer(hidden)))
         median = (self.linear(x) + self.median(hidden)).unsqueeze(-1)
-        gaps = nn.functional.softplus(self.gaps(hidden)).unflatten(-1, (self.horizon, N_LEVELS - 1))
+        gaps = split_axis(nn.functional.softplus(self.gaps(hidden)), self.horizon, N_LEVELS - 1)
         below = gaps[..., :MIDDLE].flip(-1).cumsum(-1).flip(-1)
         above = gaps[..., MIDDLE:].cumsum(-1)
         return torch.cat([median - below, median, median + above], dim=-1)
@@ -191,7 +191,7 @@ class ForecastNet(nn.Module):
         edges = [i * self.recent_steps // MASK_BLOCKS for i in range(MASK_BLOCKS + 1)]
         parts = [recent[..., a : max(b, a + 1)].mean(-1) for a, b in itertools.pairwise(edges)]
         if n_lags:
-            blocks = known[..., self.recent_steps :].unflatten(-1, (n_lags, -1))
+            blocks = split_axis(known[..., self.recent_steps :], n_lags, -1)
             parts += [blocks[..., lag, :].mean(-1) for lag in range(n_lags)]
         phase = clock_phase(timestamp, self.season_ns)
         parts += [torch.sin(phase), torch.cos(phase), torch.sin(2 * phase), torch.cos(2 * phase)]
@@ -202,6 +202,11 @@ class ForecastNet(nn.Module):
         if self.embedding is None:
             return stacked
         return torch.cat([stacked, self.embedding(feature)], dim=-1)
+
+
+def split_axis(x: Tensor, first: int, second: int) -> Tensor:
+    """The last axis as two."""
+    return x.reshape(*x.shape[:-1], first, second)
 
 
 def asinh(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from clusterheal.contracts import FeaturePanel
@@ -11,6 +12,8 @@ from clusterheal_models.forecaster.network import FeatureTables
 LOG_UNIT_QUANTILE = 0.1
 FLOOR_SHARE = 1e-2
 TINY = 1e-9
+
+Float64 = npt.NDArray[np.float64]
 
 
 def feature_tables(panel: FeaturePanel) -> FeatureTables:
@@ -38,7 +41,7 @@ def feature_tables(panel: FeaturePanel) -> FeatureTables:
     )
 
 
-def _deviations(values: np.ndarray, block: int) -> np.ndarray:
+def _deviations(values: Float64, block: int) -> Float64:
     """Positive mean absolute deviations of blocks of `block` steps of each entity; `(n,)`."""
     n_entities, n_steps = values.shape
     block = max(1, min(block, n_steps))
@@ -47,4 +50,4 @@ def _deviations(values: np.ndarray, block: int) -> np.ndarray:
     count = np.maximum(known.sum(-1), 1)
     mean = np.where(known, cut, 0.0).sum(-1) / count
     deviation = (np.abs(np.where(known, cut, 0.0) - mean[..., None]) * known).sum(-1) / count
-    return deviation[deviation > 0]
+    return np.asarray(deviation[deviation > 0])

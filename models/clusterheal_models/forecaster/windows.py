@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -103,7 +104,7 @@ class WindowSource:
         return series.flatten().to(self.device), origin.flatten().to(self.device)
 
 
-def typical_change(values: np.ndarray, season: int, horizon: int) -> np.ndarray:
+def typical_change(values: npt.NDArray[np.float32], season: int, horizon: int) -> npt.NDArray[np.float64]:
     """Mean absolute change over a season (over a horizon where there is less history), per row; 0 where unknown.
 
     `values`: `(n_series, n_steps)`, NaN = no sample. This is the scale that MASE divides by.
