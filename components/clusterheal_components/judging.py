@@ -110,12 +110,17 @@ def _markdown(data: Mapping[str, Any], verdict: str, reasons: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figures(evaluation: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The finite numbers of an evaluation, nested names joined by dots; KFP keeps and shows only such."""
+def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The finite figures of an evaluation, nested names joined by dots; the registry and KFP keep only such."""
+    shown = {key: evaluation[key] for key in ("score", "peers", "by_kind", "figures") if key in evaluation}
+    return _flatten(shown, "")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
     flat: dict[str, float] = {}
-    for key, value in evaluation.items():
+    for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= figures(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             flat[f"{prefix}{key}"] = float(value)
     return flat

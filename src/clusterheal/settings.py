@@ -56,6 +56,8 @@ class TrainingSettings(Section):
     max_seconds: float | None = Field(
         None, gt=0, description="stop training after this long; None: until early stopping"
     )
+    train_share: float = Field(0.7, gt=0, lt=1, description="share of the time to train on; the oldest part")
+    calibration_share: float = Field(0.15, gt=0, lt=1, description="share to calibrate on; the rest judges the models")
 
 
 class RegistrySettings(Section):
