@@ -33,6 +33,7 @@ from clusterheal_models.progress import ProgressCallback
 OUTPUT_NAMES = ("quantiles", "levels")
 WEEKLY_SPAN_NS = 21 * DAY_NS  # with less, a weekday cannot be told from a trend
 SAMPLE_ENTITIES = 2
+MIN_LAG_SHARE = 0.1  # of the training windows; a lag seen less often is left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,11 @@ class Forecaster:
             "parity_tolerance": TOLERANCE,
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "data": self.data,
+            "season_lags_used": [
+                lag
+                for lag, usable in zip(self.contract.window.season_lags, self.net.usable_lag.tolist(), strict=True)
+                if usable
+            ],
             "training": {
                 "config": config,
                 "steps": self.state.step,
@@ -133,6 +139,7 @@ def fit(
             weekly=duration >= WEEKLY_SPAN_NS,
         ).to(device)
         source = WindowSource(known, train_end=train_end, device=device)
+        net.usable_lag.copy_(source.lag_share(span.first, span.end) >= MIN_LAG_SHARE)
         trainer = Trainer(net, source, span, config, progress=progress)
         state = trainer.run()
         calibration = calibrate(net, source, span.end, span.later_end)

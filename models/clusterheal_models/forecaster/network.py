@@ -82,6 +82,8 @@ class ForecastNet(nn.Module):
     """Transform, normalise, ensemble, undo, widen.
 
     `widening` `(H, Q)` multiplies the distance of each quantile from the median; calibration sets it.
+    `usable_lag` `(L,)` is 0 for a lag that the training history was too short to show: what was never seen in
+    training is hidden when serving, too.
     """
 
     log_unit: Tensor
@@ -90,6 +92,7 @@ class ForecastNet(nn.Module):
     low: Tensor
     high: Tensor
     widening: Tensor
+    usable_lag: Tensor
     levels: Tensor
 
     def __init__(
@@ -103,6 +106,7 @@ class ForecastNet(nn.Module):
         for name in ("log_unit", "prior_scale", "floor_scale", "low", "high"):
             self.register_buffer(name, getattr(tables, name).float())
         self.register_buffer("widening", torch.ones(window.horizon_steps, N_LEVELS))
+        self.register_buffer("usable_lag", torch.ones(len(window.season_lags)))
         self.register_buffer("levels", torch.tensor(LEVELS))
         n_features = len(tables.log_unit)
         self.embedding = nn.Embedding(n_features, config.embedding) if config.embedding else None
@@ -137,6 +141,8 @@ class ForecastNet(nn.Module):
 
         `recent` `(..., R)`, `seasonal` `(..., L, S)`, `timestamp` and `feature` `(...)`.
         """
+        hidden = (self.usable_lag == 0)[:, None]
+        seasonal = torch.where(hidden, torch.full_like(seasonal, float("nan")), seasonal)
         unit = self.log_unit[feature].unsqueeze(-1)
         values = self.transform(torch.cat([recent, seasonal.flatten(-2)], dim=-1), unit)
         present = torch.isfinite(values)

@@ -14,6 +14,8 @@ from clusterheal.errors import DataQualityError
 
 MIN_SAMPLES = 16  # a series with fewer samples, or without any change, teaches nothing about change
 
+LAG_WINDOWS = 2000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -94,6 +96,11 @@ class WindowSource:
         last = max(low, high - self.window.horizon_steps)
         origin = torch.randint(low, last + 1, (count,), generator=generator) - 1
         return self.batch(series.to(self.device), origin.to(self.device))
+
+    def lag_share(self, low: int, high: int) -> Tensor:
+        """Share of windows with targets in `[low, high)` that have samples at each season lag; `(n_lags,)`."""
+        batch = self.batch(*self.grid(low, high, per_series=max(4, LAG_WINDOWS // len(self))))
+        return torch.isfinite(batch.seasonal).any(-1).float().mean(0)
 
     def grid(self, low: int, high: int, *, per_series: int) -> tuple[Tensor, Tensor]:
         """Series and origins of about `per_series` evenly spaced windows each, all targets in `[low, high)`."""
