@@ -95,7 +95,11 @@ class InferenceSettings(Section):
 
 
 class KubernetesSettings(Section):
+    server: AnyHttpUrl | None = Field(None, description="API server root URL; overrides kubeconfig, e.g. an emulator's")
+    token_file: Path | None = Field(None, description="bearer token for `server`, read again when it changes")
+    ca_file: Path | None = Field(None, description="CA bundle of `server`")
     kubeconfig: Path | None = Field(None, description="default: in-cluster credentials, then ~/.kube/config")
+    context: str | None = Field(None, description="context of the kubeconfig; default: its current one")
     namespace: str = Field("self-healing-platform", description="where incidents, policies and leases live")
     timeout: timedelta = Field(timedelta(seconds=15), description="per API request except watches")
 

@@ -20,12 +20,10 @@ from clusterheal.contracts import EntityKind, FeatureContract, FeatureSpec, defa
 from clusterheal.errors import InvalidInput
 
 PACKAGED = ("default", "detailed")
-UNITS = frozenset(
-    "ratio cores bytes bytes/s seconds count 1/s celsius watts volts amperes hertz requests/s errors/s value".split()
-)
+UNITS = frozenset(["ratio", "cores", "bytes", "bytes/s", "seconds", "count", "1/s", "celsius", "watts", "value"])
 """Units a feature may have; `value` is a number that has none."""
 
-_KEYS = frozenset("name kind unit low high scale counters why promql".split())
+_KEYS = frozenset(["name", "kind", "unit", "low", "high", "scale", "counters", "why", "promql"])
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 

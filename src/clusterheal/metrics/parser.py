@@ -1,0 +1,307 @@
+"""Reads range-query answers as they arrive, one series at a time, so that memory does not follow the answer's size.
+
+An answer is `{"status":"success","data":{"resultType":"matrix","result":[{"metric":{...},"values":[[t,"v"],...]},...]},
+"warnings":[...]}`. Only the span of bytes of one series' `values` is held. Inside a JSON string every quote is escaped,
+so the keys searched for here (`"result":[`, `"values":[`) cannot be part of a label value or a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from clusterheal.errors import PermanentError, RetryableError
+
+Float64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+MAX_ENVELOPE = 4 << 20
+"""Bytes allowed around the series: warnings, errors, statistics."""
+MAX_SERIES = 64 << 20
+"""Bytes allowed for one series; 11,000 points take less than one MiB."""
+
+_RESULT = re.compile(rb'"result"\s*:\s*\[')
+_POINTS = re.compile(rb'"(values|histograms)"\s*:\s*\[')
+_BLOCK_END = re.compile(rb"\]\s*\]|^\[\s*\]")
+_SPACED = re.compile(rb"\[\s|\s\]|[\],]\s")
+_GAP = re.compile(rb"[\s,]*")
+_BETWEEN = re.compile(rb"\s*,\s*\Z")
+_OWN_LABELS = re.compile(rb'\s*\{\s*"metric"\s*:\s*(?=\{)')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """What an answer says besides its series."""
+
+    status: str
+    result_type: str | None
+    error_type: str | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    infos: tuple[str, ...] = ()
+
+
+class MatrixParser:
+    """Push parser of one answer: `feed` the body's bytes, then `close`.
+
+    `on_series(labels, block)` is called once per series with the JSON of its labels and of its points,
+    `[[t,"v"],...]`, both complete.
+    """
+
+    def __init__(self, on_series: Callable[[bytes, bytes], None]) -> None:
+        self._on_series = on_series
+        self._buffer = bytearray()
+        self._scan = 0
+        self._state: Callable[[], bool] = self._before_result
+        self._prefix = b""
+        self._labels = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the body.
+
+        Raises:
+            PermanentError: the bytes are not a range-query answer, or hold native histograms.
+        """
+        self._buffer += data
+        while self._state():
+            pass
+
+    def close(self) -> Envelope:
+        """The answer is complete.
+
+        Raises:
+            RetryableError: it ends in the middle.
+            PermanentError: it is not an answer of the Prometheus API.
+        """
+        if self._state == self._before_result:
+            body = bytes(self._buffer)
+        elif self._state == self._after_result:
+            body = self._prefix + b"]" + bytes(self._buffer)
+        else:
+            raise RetryableError("the answer was cut off in the middle of a series; asking again may help")
+        return parse_envelope(body)
+
+    def _before_result(self) -> bool:
+        found = _RESULT.search(self._buffer)
+        if found is None:
+            if len(self._buffer) > MAX_ENVELOPE:
+                raise PermanentError(f"expected a query result, got {_excerpt(self._buffer)}; check the URL")
+            return False
+        self._prefix = bytes(self._buffer[: found.end()])
+        self._drop(found.end())
+        self._state = self._between_series
+        return True
+
+    def _between_series(self) -> bool:
+        gap = _GAP.match(self._buffer)
+        self._drop(gap.end() if gap else 0)
+        if not self._buffer:
+            return False
+        if self._buffer[0] == ord("]"):
+            self._drop(1)
+            self._state = self._after_result
+        elif self._buffer[0] == ord("{"):
+            self._state = self._in_labels
+        else:
+            raise PermanentError(f"expected a series in the query result, got {_excerpt(self._buffer)}")
+        return True
+
+    def _in_labels(self) -> bool:
+        found = _POINTS.search(self._buffer, max(0, self._scan - 32))
+        if found is None:
+            self._scan = len(self._buffer)
+            if self._scan > MAX_ENVELOPE:
+                raise PermanentError(f"expected the points of a series, got {_excerpt(self._buffer)}")
+            return False
+        head = _OWN_LABELS.match(self._buffer)
+        labels = bytes(self._buffer[head.end() if head else 0 : found.start()])
+        tail = _BETWEEN.search(labels)
+        if head is None or tail is None:
+            raise PermanentError(f"expected a series to start with its labels, got {_excerpt(self._buffer)}")
+        self._labels = labels[: tail.start()]
+        if found.group(1) == b"histograms":
+            raise _histogram(self._labels)
+        self._drop(found.end() - 1)
+        self._state = self._in_points
+        return True
+
+    def _in_points(self) -> bool:
+        end = self._end_of_points()
+        if end is None:
+            if len(self._buffer) > MAX_SERIES:
+                raise PermanentError(f"a series has more than {MAX_SERIES} bytes; ask for fewer points at a time")
+            return False
+        block = bytes(memoryview(self._buffer)[:end])
+        self._drop(end)
+        self._on_series(self._labels, block)
+        self._state = self._after_points
+        return True
+
+    def _end_of_points(self) -> int | None:
+        """Where the block at the buffer's start ends. Servers write no white space; others get the slower search."""
+        compact = self._buffer.startswith(b"[[") and not _SPACED.search(self._buffer, 0, 64)
+        if compact:
+            found = self._buffer.find(b"]]", self._scan)
+            self._scan = max(0, len(self._buffer) - 1)
+            return None if found < 0 else found + 2
+        match = _BLOCK_END.search(self._buffer, self._scan)
+        self._scan = max(0, len(self._buffer) - 1024)
+        return match.end() if match else None
+
+    def _after_points(self) -> bool:
+        end = self._buffer.find(b"}")
+        if end < 0:
+            if len(self._buffer) > MAX_ENVELOPE:
+                raise PermanentError(f"expected the end of a series, got {_excerpt(self._buffer)}")
+            return False
+        if self._buffer[:end].strip():
+            raise _histogram(self._labels)
+        self._drop(end + 1)
+        self._state = self._between_series
+        return True
+
+    def _after_result(self) -> bool:
+        if len(self._buffer) > MAX_ENVELOPE:
+            raise PermanentError(f"expected the end of the answer, got {_excerpt(self._buffer)}")
+        return False
+
+    def _drop(self, count: int) -> None:
+        del self._buffer[:count]
+        self._scan = 0
+
+
+def _histogram(labels: bytes) -> PermanentError:
+    return PermanentError(
+        f"series {labels.decode(errors='replace')} holds native histograms; "
+        "query a number of it instead, for example histogram_quantile(0.99, rate(...))"
+    )
+
+
+def parse_envelope(body: bytes) -> Envelope:
+    """The answer without its series.
+
+    Raises:
+        RetryableError: the JSON is cut off.
+        PermanentError: not an answer of the Prometheus API.
+    """
+    try:
+        data: Any = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        if body.lstrip().startswith(b"{"):
+            raise RetryableError(f"the answer is not complete JSON ({exc}): {_excerpt(body)}") from exc
+        raise PermanentError(f"expected JSON, got {_excerpt(body)}; is this the address of a Prometheus?") from exc
+    if not isinstance(data, dict) or not isinstance(data.get("status"), str):
+        raise PermanentError(f"expected an answer of the Prometheus API, got {_excerpt(body)}")
+    inner = data.get("data")
+    return Envelope(
+        status=data["status"],
+        result_type=inner.get("resultType") if isinstance(inner, dict) else None,
+        error_type=data.get("errorType"),
+        error=data.get("error"),
+        warnings=tuple(map(str, data.get("warnings") or ())),
+        infos=tuple(map(str, data.get("infos") or ())),
+    )
+
+
+def _excerpt(body: bytes | bytearray) -> str:
+    return repr(bytes(body[:120]).decode(errors="replace"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepGrid:
+    """The times a range query is evaluated at: `start_ms + k * step_ms` for `0 <= k < n_steps`."""
+
+    start_ms: int
+    step_ms: int
+    n_steps: int
+    _separators: list[bytes] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def separators(self) -> list[bytes]:
+        """What stands before each value in an answer that has every step, e.g. `],[1435781430,`."""
+        if not self._separators:
+            times = range(self.start_ms, self.start_ms + self.n_steps * self.step_ms, self.step_ms)
+            self._separators.extend(b"],[%b," % format_ms(t).encode() for t in times)
+        return self._separators
+
+
+def format_ms(time_ms: int) -> str:
+    """Seconds as Prometheus writes them: `1435781430` or `1435781430.781`."""
+    seconds, rest = divmod(time_ms, 1000)
+    return f"{seconds}.{rest:03d}" if rest else str(seconds)
+
+
+def decode_points(block: bytes, grid: StepGrid) -> tuple[slice | Index, Float64]:
+    """The points of one series: which steps of `grid` they are on, and their values, float64, bit for bit.
+
+    The usual series has a point at every step from its first to its last; then the time stamps are compared as text
+    and never parsed.
+
+    Raises:
+        PermanentError: a point off the grid, or something that is not a point.
+    """
+    parts = block.split(b'"')
+    values = _decode_values(parts[1::2])
+    before = parts[0::2]
+    count = len(values)
+    if count == 0 or len(before) != count + 1:
+        if block.translate(None, b"[] \n\r\t"):
+            raise PermanentError(f'expected points [time, "value"], got {_excerpt(block)}')
+        return slice(0, 0), values
+    first = _first_step(before[0], grid)
+    if before[1:count] == grid.separators[first + 1 : first + count] and first + count <= grid.n_steps:
+        return slice(first, first + count), values
+    return _decode_steps(before[:count], grid), values
+
+
+def _first_step(text: bytes, grid: StepGrid) -> int:
+    return int(_steps_of([text], grid)[0])
+
+
+def _decode_steps(before: list[bytes], grid: StepGrid) -> Index:
+    steps = _steps_of(before, grid)
+    if bool((np.diff(steps) <= 0).any()):
+        raise PermanentError("time stamps of a series do not rise; expected each step at most once")
+    return steps
+
+
+def _steps_of(before: list[bytes], grid: StepGrid) -> Index:
+    try:
+        texts = b"".join(before).translate(None, b"[] \n\r\t").strip(b",")
+        seconds = np.array(orjson.loads(b"[" + texts + b"]"), dtype=np.float64)
+    except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
+        raise PermanentError(f"expected time stamps in seconds, got {_excerpt(before[0])}") from exc
+    offsets = np.rint(seconds * 1000).astype(np.int64) - grid.start_ms
+    steps: Index = offsets // grid.step_ms
+    if len(steps) != len(before) or bool(((offsets % grid.step_ms != 0) | (steps < 0) | (steps >= grid.n_steps)).any()):
+        raise PermanentError(
+            f"expected times from {grid.start_ms} ms every {grid.step_ms} ms, {grid.n_steps} of them; "
+            "got a time stamp off this grid; is a cache or proxy answering for Prometheus?"
+        )
+    return steps
+
+
+def _decode_values(texts: list[bytes]) -> Float64:
+    joined = b",".join(texts)
+    if b"N" in joined:
+        joined = b",".join(b"null" if t == b"NaN" else t for t in texts)
+    if b"I" not in joined and not _NEGATIVE_ZERO.search(joined):
+        try:
+            values = np.array(orjson.loads(b"[" + joined + b"]"), dtype=np.float64)
+            if values.shape == (len(texts),):
+                return values
+        except (orjson.JSONDecodeError, ValueError, TypeError):
+            pass  # a form of number that JSON does not have: the slower way reads it or says what is wrong
+    try:
+        return np.array([float(t) for t in texts], dtype=np.float64)
+    except ValueError as exc:
+        raise PermanentError(f"expected a number as a point's value: {exc}") from exc
+
+
+_NEGATIVE_ZERO = re.compile(rb"(?:\A|,)-0(?:,|\Z|\.0*(?:,|\Z))")
