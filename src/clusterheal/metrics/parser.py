@@ -273,7 +273,7 @@ def _decode_steps(before: list[bytes], grid: StepGrid) -> Index:
 
 def _steps_of(before: list[bytes], grid: StepGrid) -> Index:
     try:
-        texts = b"".join(before).translate(None, b"[] \n\r\t").strip(b",")
+        texts = b"".join(before).translate(None, b"[] \n\r\t").replace(b",,", b",").strip(b",")
         seconds = np.array(orjson.loads(b"[" + texts + b"]"), dtype=np.float64)
     except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
         raise PermanentError(f"expected time stamps in seconds, got {_excerpt(before[0])}") from exc
