@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +30,7 @@ from clusterheal.local.generator import state_from_dict
 from clusterheal.local.replay import open_replay
 from clusterheal.local.world import default_cluster, recorded_cluster
 from clusterheal.local.world_live import LiveWorld, PodView, crash_status
-from clusterheal.settings import LogSettings
+from clusterheal.settings import KubernetesSettings, LogSettings
 from clusterheal.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
@@ -199,16 +198,16 @@ def fault_to_dict(fault: Fault) -> dict[str, Any]:
     return {**asdict(fault), "victims": sorted(fault.victims)}
 
 
-async def main(config: ExporterConfig, *, connect: Callable[[str], Cluster] | None = None) -> None:
+async def main(config: ExporterConfig) -> None:
     """Run until terminated."""
     from clusterheal.kube.http import HttpCluster
 
     configure_logging(LogSettings())
     world = make_world(config)
-    cluster = connect(config.kubeconfig) if connect else HttpCluster.from_kubeconfig(Path(config.kubeconfig))
-    exporter = Exporter(world, cluster, SystemClock())
-    serve_http(exporter, config.port)
-    await exporter.run()
+    async with HttpCluster.from_settings(KubernetesSettings(kubeconfig=Path(config.kubeconfig))) as cluster:
+        exporter = Exporter(world, cluster, SystemClock())
+        serve_http(exporter, config.port)
+        await exporter.run()
 
 
 if __name__ == "__main__":
