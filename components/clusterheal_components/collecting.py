@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusterheal.errors import InvalidInput
 from clusterheal.settings import load_settings
+
+log = logging.getLogger(__name__)
 
 LogMetric = Callable[[str, float], None]
 
@@ -35,10 +37,14 @@ def collect_range(*, days: float, log_metric: LogMetric, now: datetime | None = 
     settings = load_settings()
     step = settings.dataset.step
     end = _on_grid(now or datetime.now(UTC), step)
-    report = collect(settings, start=end - timedelta(days=days), end=end)
-    for name, value in _numbers(report):
-        log_metric(name, value)
-    return Range(start=(end - timedelta(days=days)).isoformat(), end=end.isoformat())
+    report = collect(settings, start=end - timedelta(days=days), end=end, progress=_say)
+    for name in ("samples", "parts_written", "parts_present", "bytes_written", "seconds"):
+        log_metric(name, float(getattr(report, name)))
+    for kind, count in report.entities.items():
+        log_metric(f"entities.{kind}", float(count))
+    for finding in report.findings:
+        log.warning("%s: %s: %s", finding.severity, finding.subject, finding.detail)
+    return Range(start=report.start.isoformat(), end=report.end.isoformat())
 
 
 def freeze_range(start: str, end: str, directory: Path, train: float, calibration: float) -> dict[str, Any]:
@@ -48,10 +54,10 @@ def freeze_range(start: str, end: str, directory: Path, train: float, calibratio
         DataQualityError: nothing there to train on.
     """
     from clusterheal.metrics.dataset import Dataset
-
     from clusterheal_components.snapshot import freeze
 
-    dataset = Dataset.open(load_settings().dataset.path)
+    settings = load_settings()
+    dataset = Dataset.open(settings.dataset.path, settings.dataset)
     panel = dataset.panel(start_ns=_ns(start), end_ns=_ns(end))
     frozen = freeze(panel, directory, train=train, calibration=calibration)
     return {
@@ -65,9 +71,9 @@ def freeze_range(start: str, end: str, directory: Path, train: float, calibratio
     }
 
 
-def _numbers(report: Any) -> list[tuple[str, float]]:
-    values = ((field.name, getattr(report, field.name)) for field in fields(report))
-    return [(name, float(v)) for name, v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+def _say(what: str, done: int, total: int) -> None:
+    if done == total or done % max(1, total // 10) == 0:
+        log.info("%s: %d of %d", what, done, total)
 
 
 def _on_grid(time: datetime, step: timedelta) -> datetime:

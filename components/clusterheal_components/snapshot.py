@@ -70,7 +70,7 @@ def thaw(directory: Path) -> Snapshot:
     try:
         text = (directory / DESCRIPTION).read_bytes()
         data: dict[str, Any] = json.loads(text)
-        values = np.load(directory / PANEL, mmap_mode="r")
+        values = np.load(directory / PANEL, mmap_mode="c")  # writable in memory, never on disk
     except (OSError, ValueError) as exc:
         raise InvalidInput(f"{directory} is no training snapshot: {exc}; run the step that builds the dataset") from exc
     if _file_sha(directory / PANEL) != data["panel_sha256"]:

@@ -1,7 +1,7 @@
 # mypy: disable-error-code=untyped-decorator
 """The pipeline `train`: collect, build the dataset, then per model train, evaluate, gate, register and roll out."""
 
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
 from clusterheal_components.build_dataset import build_dataset
 from clusterheal_components.collect import collect
@@ -18,17 +18,8 @@ from clusterheal.contracts import DETECTOR, FORECASTER
 TITLES = {DETECTOR: "detector", FORECASTER: "forecaster"}
 
 
-class Outcome(NamedTuple):
-    """What the gate said and under which version each model was registered."""
-
-    detector_verdict: str
-    detector_version: str
-    forecaster_verdict: str
-    forecaster_version: str
-
-
-def _judge_and_release(name: str, dataset: Any, training: Any) -> tuple[Any, Any]:
-    """The steps after training, the same for both models; returns the verdict's and the version's channel."""
+def _judge_and_release(name: str, dataset: Any, training: Any) -> None:
+    """The steps after training, the same for both models."""
     title = TITLES[name]
     model = training.set_display_name(f"Train {title}").outputs["model"]
     judged = evaluate(dataset=dataset, model=model).set_display_name(f"Evaluate {title}")
@@ -48,7 +39,6 @@ def _judge_and_release(name: str, dataset: Any, training: Any) -> tuple[Any, Any
     with dsl.If(decided.outputs["verdict"] == "passed", name=f"{title} passed"):
         released = roll_out(name=name, version=registered.output).set_display_name(f"Roll out {title}")
         released.set_caching_options(enable_caching=False)
-    return decided.outputs["verdict"], registered.output
 
 
 @dsl.pipeline(
@@ -61,17 +51,17 @@ def train(
     days: float = 7.0,
     seed: int = 7,
     device: str = "auto",
-    max_seconds: Optional[float] = None,  # noqa: UP045 - KFP does not know `float | None`
+    max_seconds: float = 3600.0,
     train_share: float = 0.7,
     calibration_share: float = 0.15,
-) -> Outcome:
+) -> None:
     """Train both models on collected metrics.
 
     Args:
         days: how far back to collect, in days.
         seed: same seed, data and machine give the same models.
         device: auto takes a GPU when there is one; cpu or cuda insist.
-        max_seconds: stop each training after this long, in seconds; leave empty to train until it no longer improves.
+        max_seconds: stop training after this long, in seconds; it stops before when it no longer improves.
         train_share: share of the time to train on; the oldest part.
         calibration_share: share of the time to calibrate on; what follows judges the models.
     """
@@ -85,11 +75,5 @@ def train(
     built.set_caching_options(enable_caching=False)  # it reads the stored dataset, which is no input of KFP's
     dataset = built.outputs["dataset"]
     options = {"dataset": dataset, "seed": seed, "device": device, "max_seconds": max_seconds}
-    detector = _judge_and_release(DETECTOR, dataset, train_detector(**options))
-    forecaster = _judge_and_release(FORECASTER, dataset, train_forecaster(**options))
-    return Outcome(
-        detector_verdict=detector[0],
-        detector_version=detector[1],
-        forecaster_verdict=forecaster[0],
-        forecaster_version=forecaster[1],
-    )
+    _judge_and_release(DETECTOR, dataset, train_detector(**options))
+    _judge_and_release(FORECASTER, dataset, train_forecaster(**options))

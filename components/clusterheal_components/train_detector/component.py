@@ -1,8 +1,6 @@
 # mypy: disable-error-code="untyped-decorator,valid-type"
 """Train the anomaly detector and export it as a sealed package."""
 
-from typing import Optional
-
 from kfp import dsl
 
 from clusterheal_components.image import IMAGE
@@ -14,7 +12,7 @@ def train_detector(
     model: dsl.Output[dsl.Model],
     seed: int = 7,
     device: str = "auto",
-    max_seconds: Optional[float] = None,  # noqa: UP045 - KFP does not know `float | None`
+    max_seconds: float = 3600.0,
 ) -> None:
     """Train the anomaly detector and export it as a sealed package.
 
@@ -23,7 +21,7 @@ def train_detector(
         model: the package: ONNX model, contract, calibration, card, manifest.
         seed: same seed, data and machine give the same model.
         device: `auto` takes CUDA when there is one; `cpu` or `cuda` insist.
-        max_seconds: stop training after this long, in seconds; none trains until early stopping.
+        max_seconds: stop training after this long, in seconds; it stops before when it no longer improves.
     """
     from pathlib import Path
 

@@ -69,8 +69,6 @@ def run_here(name: str, arguments: dict[str, Any], out: Path, timeout: float | N
         package = Path(name) if name.endswith(".yaml") else compile_pipeline(name, Path(aside, f"{name}.yaml"))
         limit = None if timeout is None else timedelta(seconds=timeout)
         result = run_pipeline(package, arguments, out=out, on_step=_print_step, timeout=limit)
-    for key, value in result.outputs.items():
-        typer.echo(f"{key}: {value}")
     typer.echo(f"{result.pipeline} {result.status} in {result.seconds:.0f} s: {result.out}")
     if result.status != "succeeded":
         raise PermanentError(result.error or "the run failed")
