@@ -155,11 +155,16 @@ class Supervisor:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
+    def report_death(self, death: ChildDied) -> None:
+        """Count a process that somebody else started and watched among those that have to stay up."""
+        if self._death is not None and not self._death.done():
+            self._death.set_result(death)
+
     async def _watch(self, child: Child) -> None:
         await child.process.wait()
-        if not child.stopping and self._death is not None and not self._death.done():
+        if not child.stopping:
             log.error("a child process ended", extra={"child": child.spec.name, "pid": child.pid})
-            self._death.set_result(child.died())
+            self.report_death(child.died())
 
     async def _wait_ready(self, child: Child, ready: Ready, timeout_seconds: float) -> None:
         try:
