@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from clusterheal.kube.ports import Manifest
 from clusterheal.local.kube.kinds import ResourceType
@@ -153,6 +154,21 @@ _DEFAULTS: dict[str, Callable[[Manifest], None]] = {
 }
 
 
+def drop_nulls(value: Any) -> None:
+    """In place: a null in a built-in object is the same as leaving the field out."""
+    if isinstance(value, dict):
+        for key in [k for k, v in value.items() if v is None]:
+            del value[key]
+        for below in value.values():
+            drop_nulls(below)
+    elif isinstance(value, list):
+        for item in value:
+            drop_nulls(item)
+
+
 def apply_defaults(kind: ResourceType, obj: Manifest) -> None:
-    if not kind.custom and (fill := _DEFAULTS.get(kind.resource.kind)):
+    if kind.custom:
+        return
+    drop_nulls(obj)
+    if fill := _DEFAULTS.get(kind.resource.kind):
         fill(obj)

@@ -16,19 +16,36 @@ from clusterheal.kube.ports import Manifest
 from clusterheal.local.kube.access import ADMIN, AccessControl, User
 from clusterheal.local.kube.adapter import SimulatedCluster
 from clusterheal.local.kube.api import ApiServer
+from clusterheal.local.kube.controllers import Controllers, FaultHook, Timing
 from clusterheal.local.kube.defaults import apply_defaults
+from clusterheal.local.kube.kinds import ResourceType
 from clusterheal.local.kube.objects import check_identity, stamp_new
+from clusterheal.local.kube.platform import platform_definitions
 from clusterheal.local.kube.store import clone
 
 
 class Emulator:
-    """One store with its fronts. `seed` decides uids and generated names, `clock` every time."""
+    """One store with its fronts and controllers. `seed` decides uids and generated names, `clock` every time.
+
+    `platform_types` serves the OpenShift, KServe and GitOps types with open schemas.
+    """
 
     def __init__(
-        self, *, clock: Clock | None = None, seed: int = 0, access: AccessControl | None = None, history: int = 10_000
+        self,
+        *,
+        clock: Clock | None = None,
+        seed: int = 0,
+        access: AccessControl | None = None,
+        timing: Timing | None = None,
+        faults: FaultHook | None = None,
+        platform_types: bool = True,
+        history: int = 10_000,
     ) -> None:
         self.clock = clock or SystemClock()
         self.api = ApiServer(clock=self.clock, rng=random.Random(seed), access=access, history=history)
+        self.controllers = Controllers(self.api, timing=timing, faults=faults)
+        if platform_types:
+            self.load(platform_definitions())
 
     def cluster(self, *, user: User = ADMIN, manager: str = "clusterheal") -> SimulatedCluster:
         """The in-process front for one identity."""
@@ -50,7 +67,7 @@ class Emulator:
                 f"the emulator serves no {obj.get('kind')} of {obj.get('apiVersion')}; load its CRD first"
             )
         if kind.key == "customresourcedefinitions.apiextensions.k8s.io":
-            return self.api.create(kind, None, obj)
+            return self._define(kind, obj)
         namespace = obj.get("metadata", {}).get("namespace") or "default"
         if kind.resource.namespaced and self.api.store.get("namespaces", "", namespace) is None:
             self._load({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
@@ -60,6 +77,14 @@ class Emulator:
             obj["metadata"]["generation"] = 1
         apply_defaults(kind, obj)
         return clone(self.api.writer.store_as_is(kind, obj))
+
+    def _define(self, kind: ResourceType, obj: Manifest) -> Manifest:
+        """Create a definition, or replace the one of that name."""
+        present = self.api.store.get(kind.key, "", obj["metadata"]["name"])
+        if present is None:
+            return self.api.create(kind, None, obj)
+        obj["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
+        return self.api.update(kind, None, obj["metadata"]["name"], obj)
 
     def load_files(self, directory: Path) -> list[Manifest]:
         """Load every YAML document below a directory, custom resource definitions first.
@@ -84,8 +109,10 @@ def _documents(file: Path) -> Iterator[Manifest]:
 
 
 @contextlib.asynccontextmanager
-async def serve(emulator: Emulator, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """The HTTP front while the context is open; yields its root URL. `port` 0 takes a free one.
+async def serve(
+    emulator: Emulator, *, host: str = "127.0.0.1", port: int = 0, controllers: bool = True
+) -> AsyncIterator[str]:
+    """The HTTP front, and the controllers, while the context is open; yields its root URL. `port` 0 takes a free one.
 
     Raises:
         InvalidInput: the port is taken.
@@ -112,11 +139,14 @@ async def serve(emulator: Emulator, *, host: str = "127.0.0.1", port: int = 0) -
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on")
     server = Embedded(config)
     task = asyncio.ensure_future(server.serve(sockets=[listener]))
+    loop = asyncio.ensure_future(emulator.controllers.run()) if controllers else None
     try:
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
         yield f"http://{host}:{listener.getsockname()[1]}"
     finally:
+        if loop is not None:
+            loop.cancel()
         app.closing.set()
         server.should_exit = True
         await task

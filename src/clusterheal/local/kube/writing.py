@@ -207,6 +207,9 @@ class Writer:
                 raise failures.unknown_path()
             kept = clone(old)
             kept["apiVersion"] = obj["apiVersion"]
+            if not kind.custom and "annotations" in obj["metadata"]:
+                # Built-in status endpoints let annotations through; the deployment controller relies on it.
+                kept["metadata"]["annotations"] = obj["metadata"]["annotations"]
             if "status" in obj:
                 kept["status"] = obj["status"]
             else:
@@ -228,10 +231,10 @@ class Writer:
         Raises:
             ApiError: 422 with every finding.
         """
+        apply_defaults(kind, obj)
         causes = objects.validate_metadata(kind, obj, old)
         if kind.custom and kind.schema is not None:
             causes += admit(kind.schema, obj, old)
-        apply_defaults(kind, obj)
         causes += validate_builtin(kind, obj, old)
         for check in self.validators:
             causes += check(kind, old, obj)
