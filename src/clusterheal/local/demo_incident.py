@@ -19,6 +19,7 @@ from clusterheal.local.demo_platform import Platform
 from clusterheal.local.exporter import fault_to_dict
 from clusterheal.local.exporter_recorded import shifts
 from clusterheal.local.faults import Fault, FaultKind
+from clusterheal.local.kube.controllers.base import BEHAVIOUR
 from clusterheal.local.timeline import Timeline
 from clusterheal.local.world import REGISTRY, object_name
 from clusterheal.local.world_live import PodView, pod_view
@@ -83,13 +84,14 @@ async def pods_of(cluster: Cluster, platform: Platform, fault: Fault) -> list[Po
 
 
 async def roll_out_image(cluster: Cluster, namespace: str, name: str, image: str) -> None:
-    """What a person does with `kubectl set image`: a new revision of the Deployment."""
+    """What a person does with `kubectl set image`: a new revision of the Deployment. Its program is broken."""
     found = await cluster.get(resources.DEPLOYMENTS, name, namespace=namespace)
     containers = [{**container, "image": image} for container in found["spec"]["template"]["spec"]["containers"]]
+    broken = {BEHAVIOUR: "CrashLoopBackOff"}
     await cluster.patch(
         resources.DEPLOYMENTS,
         name,
-        {"spec": {"template": {"spec": {"containers": containers}}}},
+        {"spec": {"template": {"metadata": {"annotations": broken}, "spec": {"containers": containers}}}},
         patch_type=PatchType.MERGE,
         namespace=namespace,
         field_manager="kubectl-set",

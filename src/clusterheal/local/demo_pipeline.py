@@ -47,9 +47,9 @@ async def run_train(platform: Platform, timeline: Timeline) -> PipelineOutcome:
         path = write_recorded_catalogue(platform.replay.metrics, places.out / "catalogue.yaml")
         platform.use("dataset", catalogue=str(path.resolve()))
     days = platform.replay.days if platform.replay else config.days
-    settings = [f"days={days:g}", f"seed={config.seed}", "device=cpu"]
+    settings = [f"days={float(days)!r}", f"seed={config.seed}", "device=cpu"]
     if config.train_seconds is not None:
-        settings.append(f"max_seconds={config.train_seconds:g}")
+        settings.append(f"max_seconds={float(config.train_seconds)!r}")
     argv = [*python_module("clusterheal.cli"), "pipeline", "run", "train", "--out", str(places.runs)]
     for setting in settings:
         argv += ["--set", setting]

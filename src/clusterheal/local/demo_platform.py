@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from clusterheal.errors import ClusterhealError, PermanentError, RetryableError
 from clusterheal.kube import resources
 from clusterheal.kube.ports import Cluster, Manifest
@@ -137,18 +139,41 @@ async def start_kubernetes(platform: Platform) -> None:
     Raises:
         ChildDied, PermanentError: it did not come up.
     """
-    port, kubeconfig = platform.ports.kubernetes, platform.places.kubeconfig
-    argv = (*python_module("clusterheal.cli"), "emulator", "--port", str(port), "--kubeconfig", str(kubeconfig))
-    child = ChildSpec(name="kubernetes", argv=argv, env=platform.environment(threads=1))
-
-    async def ready() -> bool:
-        return kubeconfig.exists() and await http_ready(f"http://127.0.0.1:{port}/readyz")
-
-    await platform.supervisor.start(child, ready=ready)
+    port = platform.ports.kubernetes
+    server = f"http://127.0.0.1:{port}"
+    argv = (*python_module("clusterheal.cli"), "emulator", "--port", str(port), "--crds", str(definitions()))
+    child = ChildSpec(name="kubernetes", argv=(*argv, "--seed", str(platform.config.seed)))
+    await platform.supervisor.start(child, ready=lambda: http_ready(f"{server}/readyz"))
+    platform.places.kubeconfig.write_text(kubeconfig(server))
     async with platform.cluster() as cluster:
         for resource, obj in (*manifests(platform.spec), *platform_objects(platform.spec)):
             await ensure(cluster, resource, obj)
         await platform.supervisor.guard(wait_for_pods(cluster, platform.spec))
+
+
+def definitions() -> Path:
+    """The folder with our custom resource definitions.
+
+    Raises:
+        PermanentError: this is no checkout of the project.
+    """
+    folder = Path(__file__).parents[3] / "manifests" / "cluster" / "crds"
+    if not folder.is_dir():
+        raise PermanentError(f"{folder} not found; run the demo from a checkout of the project")
+    return folder
+
+
+def kubeconfig(server: str) -> str:
+    """For kubectl and our own processes; the emulator asks for no credentials."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "demo", "cluster": {"server": server}}],
+        "users": [{"name": "demo", "user": {}}],
+        "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "demo", "namespace": NAMESPACE}}],
+        "current-context": "demo",
+    }
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 async def ensure(cluster: Cluster, resource: Any, obj: Manifest) -> None:

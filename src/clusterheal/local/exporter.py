@@ -1,8 +1,8 @@
 """The process that plays the cluster's exporters and kubelets: live metrics of the pods that the emulator has.
 
 `python -m clusterheal.local.exporter CONFIG.json`. It reads pods and Deployments from the Kubernetes API about once a
-second, serves their metrics on `/metrics`, takes faults on `POST /faults`, and writes the status of containers that
-crash or run out of memory back to the API, as a kubelet would.
+second, serves their metrics on `/metrics`, takes faults on `POST /faults`, and has the emulator's kubelets end
+containers that run out of memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import sys
 import threading
 from dataclasses import asdict, dataclass
-from datetime import UTC
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,17 +26,17 @@ from clusterheal.kube.ports import Cluster, Manifest, PatchType
 from clusterheal.local.exporter_recorded import RecordedWorld
 from clusterheal.local.faults import Fault
 from clusterheal.local.generator import state_from_dict
+from clusterheal.local.kube.controllers.base import BEHAVIOUR
 from clusterheal.local.replay import open_replay
 from clusterheal.local.world import default_cluster, recorded_cluster
-from clusterheal.local.world_live import LiveWorld, PodView, crash_status
+from clusterheal.local.world_live import LiveWorld, PodView
 from clusterheal.settings import KubernetesSettings, LogSettings
 from clusterheal.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 1.0
-CRASH_EXIT_CODE = 1
-OOM_EXIT_CODE = 137
+OOM = "OOMKilled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,6 @@ class Exporter:
         self._clock = clock
         self._lock = threading.Lock()
         self._text = b""
-        self._crashes: dict[str, int] = {}
 
     @property
     def text(self) -> bytes:
@@ -115,30 +113,22 @@ class Exporter:
             self._world.observe(pods, deployments, now=now)
             self._world.advance(now)
             self._text = self._world.render().encode()
-            faults = list(self._world.faults)
-        by_uid = {str(pod["metadata"].get("uid")): pod for pod in pods}
-        bad_images = {fault.image for fault in faults if fault.image}
-        for view in self._world.pods:
-            if view.image in bad_images:
-                await self._crash(by_uid[view.uid], view, reason="Error", exit_code=CRASH_EXIT_CODE)
-        for view in self._world.out_of_memory():
-            await self._crash(by_uid[view.uid], view, reason="OOMKilled", exit_code=OOM_EXIT_CODE)
+        await self._kill({view.place.key: view for view in self._world.out_of_memory()}, pods)
 
-    async def _crash(self, pod: Manifest, view: PodView, *, reason: str, exit_code: int) -> None:
-        """Write the status of a container that just ended, once per round at most and not while it waits already."""
-        if view.waiting_reason == "CrashLoopBackOff" and view.restarts >= self._crashes.get(view.uid, 1):
-            return
-        self._crashes[view.uid] = view.restarts + 1
-        now = self._clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        status = crash_status(pod, reason=reason, exit_code=exit_code, now=now, restarts=view.restarts + 1)
-        await self._cluster.patch(
-            resources.PODS,
-            view.place.name,
-            {"status": status},
-            patch_type=PatchType.MERGE,
-            namespace=view.place.namespace,
-            subresource="status",
-        )
+    async def _kill(self, victims: dict[str, PodView], pods: list[Manifest]) -> None:
+        """Let the emulator's kubelet end containers that are out of memory, once: then their pods are healthy again."""
+        for pod in pods:
+            meta = pod["metadata"]
+            killed = (meta.get("annotations") or {}).get(BEHAVIOUR) == OOM
+            wanted = f"{meta['namespace']}/{meta['name']}" in victims
+            if wanted != killed:
+                await self._cluster.patch(
+                    resources.PODS,
+                    meta["name"],
+                    {"metadata": {"annotations": {BEHAVIOUR: OOM if wanted else None}}},
+                    patch_type=PatchType.MERGE,
+                    namespace=meta["namespace"],
+                )
 
     async def run(self) -> None:
         """Rounds for ever; a round that fails is logged and the next one tries again."""

@@ -130,10 +130,8 @@ def object_name(text: str) -> str:
 
 
 def manifests(spec: ClusterSpec) -> list[tuple[Resource, Manifest]]:
-    """The cluster's objects in the order in which they can be created."""
-    objects: list[tuple[Resource, Manifest]] = [(resources.NODES, _node(node)) for node in spec.nodes]
-    objects.append((resources.MACHINE_CONFIG_POOLS, _pool(spec)))
-    objects += [(resources.NAMESPACES, _namespace(name)) for name in spec.namespaces]
+    """The workloads' objects in the order in which they can be created; the emulator comes with the nodes."""
+    objects: list[tuple[Resource, Manifest]] = [(resources.NAMESPACES, _namespace(name)) for name in spec.namespaces]
     for workload in spec.workloads:
         objects.append((resources.DEPLOYMENTS, deployment(workload)))
         if workload.replicas > 1:
@@ -143,68 +141,6 @@ def manifests(spec: ClusterSpec) -> list[tuple[Resource, Manifest]]:
 
 def _namespace(name: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-
-
-def _node(node: NodeSpec) -> Manifest:
-    size = {"cpu": str(node.cores), "memory": str(node.memory), "pods": "250"}
-    config = "rendered-worker-3b1f6d0a2c9e4f58"
-    prefix = "machineconfiguration.openshift.io"
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": node.name,
-            "labels": {"kubernetes.io/hostname": node.name, "node-role.kubernetes.io/worker": ""},
-            "annotations": {
-                f"{prefix}/state": "Done",
-                f"{prefix}/currentConfig": config,
-                f"{prefix}/desiredConfig": config,
-                f"{prefix}/desiredDrain": f"uncordon-{config}",
-                f"{prefix}/lastAppliedDrain": f"uncordon-{config}",
-            },
-        },
-        "spec": {},
-        "status": {
-            "capacity": size,
-            "allocatable": size,
-            "conditions": [
-                {
-                    "type": "Ready",
-                    "status": "True",
-                    "reason": "KubeletReady",
-                    "message": "kubelet is posting ready status",
-                },
-                *(
-                    {"type": kind, "status": "False", "reason": "KubeletHasSufficient", "message": "no pressure"}
-                    for kind in ("MemoryPressure", "DiskPressure", "PIDPressure")
-                ),
-            ],
-        },
-    }
-
-
-def _pool(spec: ClusterSpec) -> Manifest:
-    count = len(spec.nodes)
-    conditions = {"Updated": "True", "Updating": "False", "Degraded": "False", "NodeDegraded": "False"}
-    return {
-        "apiVersion": resources.MACHINE_CONFIG_POOLS.api_version,
-        "kind": "MachineConfigPool",
-        "metadata": {"name": "worker"},
-        "spec": {
-            "paused": False,
-            "maxUnavailable": 1,
-            "nodeSelector": {"matchLabels": {"node-role.kubernetes.io/worker": ""}},
-            "machineConfigSelector": {"matchLabels": {"machineconfiguration.openshift.io/role": "worker"}},
-        },
-        "status": {
-            "machineCount": count,
-            "readyMachineCount": count,
-            "updatedMachineCount": count,
-            "unavailableMachineCount": 0,
-            "degradedMachineCount": 0,
-            "conditions": [{"type": kind, "status": status} for kind, status in conditions.items()],
-        },
-    }
 
 
 def deployment(workload: WorkloadSpec) -> Manifest:

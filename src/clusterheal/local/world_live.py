@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -237,29 +236,4 @@ def render(samples: Sequence[Sample]) -> str:
     return "".join(lines)
 
 
-def crash_status(pod: Manifest, *, reason: str, exit_code: int, now: str, restarts: int) -> dict[str, Any]:
-    """The status that a kubelet writes for a container that ended with `exit_code` and waits to be started again."""
-    name = pod["spec"]["containers"][0]["name"]
-    terminated = {"exitCode": exit_code, "reason": reason, "finishedAt": now}
-    return {
-        "phase": "Running",
-        "conditions": [
-            {"type": kind, "status": "False", "reason": "ContainersNotReady", "lastTransitionTime": now}
-            for kind in ("Ready", "ContainersReady")
-        ],
-        "containerStatuses": [
-            {
-                "name": name,
-                "image": pod["spec"]["containers"][0].get("image", ""),
-                "imageID": "",
-                "ready": False,
-                "started": False,
-                "restartCount": restarts,
-                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}},
-                "lastState": {"terminated": terminated},
-            }
-        ],
-    }
-
-
-__all__ = ["LiveWorld", "PodView", "Sample", "crash_status", "pod_status_samples", "pod_view", "render"]
+__all__ = ["LiveWorld", "PodView", "Sample", "pod_status_samples", "pod_view", "render"]
