@@ -105,11 +105,33 @@ class KubernetesSettings(Section):
 
 
 class RolloutSettings(Section):
+    strategy: Literal["auto", "shadow", "canary", "direct"] = Field(
+        "auto",
+        description="auto: score in shadow, then canary steps where KServe has them; direct: switch after golden requests",
+    )
     ready_timeout: timedelta = Field(
         timedelta(minutes=10), description="for the new revision to answer its golden requests"
     )
+    poll: timedelta = Field(timedelta(seconds=1), description="between two looks at an InferenceService")
+    lease: timedelta = Field(
+        timedelta(seconds=60), description="a rollout that was killed can be taken over after this long"
+    )
     golden_tolerance: float = Field(
         1e-3, gt=0, description="relative difference allowed between served and packaged outputs"
+    )
+    bake: timedelta = Field(
+        timedelta(minutes=5), description="how long a promoted version is watched before the previous one is let go"
+    )
+    canary_steps: tuple[int, ...] = Field((10, 50), description="percent of the Route's traffic, one bake each")
+    max_error_rate: float = Field(0.01, ge=0, le=1, description="share of failed requests that breaks a rollout off")
+    max_latency_ratio: float = Field(
+        3.0, gt=1, description="p99 of the candidate over the incumbent's (50 ms at least) that breaks it off"
+    )
+    max_alarm_ratio: float = Field(
+        3.0, gt=1, description="alarm rate of the candidate over the incumbent's (2 % at least) that breaks it off"
+    )
+    min_agreement: float = Field(
+        0.8, ge=0, le=1, description="share of verdicts that must agree with the incumbent's on the same windows"
     )
 
 

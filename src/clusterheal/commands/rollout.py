@@ -1,0 +1,104 @@
+"""`clusterheal rollout`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clusterheal.contracts import ModelInputs
+    from clusterheal.rollout import RolloutResult, StepRecord
+    from clusterheal.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def rollout(
+        name: Annotated[str, typer.Option(help="Registered model and InferenceService, e.g. anomaly-detector.")],
+        version: Annotated[
+            str | None, typer.Option(help="Registered version, e.g. v000003; default: the newest candidate.")
+        ] = None,
+        replay: Annotated[
+            str | None, typer.Option(help="Dataset (folder or s3:// URL) whose newest windows compare both models.")
+        ] = None,
+        windows: Annotated[int, typer.Option(help="How many windows of --replay, a day's share apart.", min=1)] = 24,
+        strategy: Annotated[str | None, typer.Option(help="auto, shadow, canary or direct.")] = None,
+        bake: Annotated[float | None, typer.Option(help="Seconds to watch the version after the switch.")] = None,
+        ready_timeout: Annotated[float | None, typer.Option(help="Seconds until it must answer.")] = None,
+        namespace: Annotated[str | None, typer.Option(help="Namespace of the InferenceService.")] = None,
+        kubeconfig: Annotated[Path | None, typer.Option(help="Default: in-cluster, then ~/.kube/config.")] = None,
+        registry_url: Annotated[str | None, typer.Option(help="Model registry, REST root URL.")] = None,
+        config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+    ) -> None:
+        """Bring a registered model version into service, watched, and back on any breach.
+
+        Exit code 0 only when the version is in service; 1 when it was rolled back.
+
+        Example: clusterheal rollout --name anomaly-detector --version v000003 --replay out/dataset --bake 300
+        """
+        from clusterheal.settings import load_settings
+        from clusterheal.telemetry import configure_logging
+
+        overrides: dict[str, dict[str, Any]] = {
+            "rollout": {"strategy": strategy, "bake": bake, "ready_timeout": ready_timeout},
+            "kubernetes": {"namespace": namespace, "kubeconfig": kubeconfig},
+            "registry": {"url": registry_url},
+        }
+        settings = load_settings(config, overrides)
+        configure_logging(settings.log)
+        result = _run(settings, name, version, replay, windows)
+        typer.echo(str(result).splitlines()[0])
+        if result.reason:
+            typer.echo(f"reason: {result.reason}", err=True)
+        if result.outcome.value != "promoted":
+            raise typer.Exit(1)
+
+
+def _run(settings: Settings, name: str, version: str | None, replay: str | None, windows: int) -> RolloutResult:
+    import asyncio
+
+    from clusterheal.clock import SystemClock
+    from clusterheal.errors import InvalidInput
+    from clusterheal.kube.http import HttpCluster
+    from clusterheal.registry import Registry, State
+    from clusterheal.rollout import roll_out
+
+    registry = Registry(settings.registry)
+    if version is not None:
+        wanted = registry.get(name, version)
+    else:
+        candidates = [v for v in registry.versions(name) if v.state in (State.CANDIDATE, State.SHADOW)]
+        if not candidates:
+            raise InvalidInput(f"the registry has no candidate of {name!r}; train one, or name a --version")
+        wanted = candidates[-1]
+    inputs = replay_windows(replay, windows, settings) if replay is not None else None
+
+    async def work() -> RolloutResult:
+        async with HttpCluster.from_settings(settings.kubernetes) as cluster:
+            return await roll_out(cluster, registry, wanted, settings, SystemClock(), windows=inputs, on_step=_print)
+
+    return asyncio.run(work())
+
+
+def _print(step: StepRecord) -> None:
+    typer.echo(f"{'ok  ' if step.ok else 'FAIL'} {step.name:<12} {step.seconds:6.1f} s  {step.detail}")
+
+
+def replay_windows(dataset: str, count: int, settings: Settings) -> list[ModelInputs]:
+    """`count` windows over the dataset's last day, all entities each, oldest first.
+
+    Raises:
+        InvalidInput: no such dataset.
+    """
+    from clusterheal.contracts import model_inputs
+    from clusterheal.metrics.dataset import Dataset
+
+    opened = Dataset.open(dataset, settings.dataset)
+    window = opened.contract.window
+    panel = opened.panel()
+    last = len(panel.timestamps) - 1
+    reach = min(window.season_steps, max(last - window.recent_steps, 0))
+    steps = sorted({last - round(reach * i / count) for i in range(count)})
+    return [model_inputs(panel, origin=origin) for origin in steps]

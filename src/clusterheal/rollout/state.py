@@ -1,0 +1,113 @@
+"""What a rollout has done so far, kept in an annotation of the InferenceService: survives a kill at any step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from clusterheal.errors import PermanentError, RetryableError
+
+ANNOTATION = "clusterheal.io/rollout"
+VERSION_LABEL = "clusterheal.io/model-version"
+REGISTRY_LABELS = "modelregistry.opendatahub.io"
+
+
+class RolloutBusy(RetryableError):
+    """Another rollout of the same InferenceService is under way."""
+
+
+class StepFailed(PermanentError):
+    """A step did not reach what it must; the rollout goes back to the previous version."""
+
+
+class Step(StrEnum):
+    """In order; a killed rollout goes on with the step that was written last, and every step can be repeated."""
+
+    SHADOW = "shadow"
+    CANARY = "canary"
+    PROMOTE = "promote"
+    BAKE = "bake"
+    FINISH = "finish"
+    ROLL_BACK = "roll-back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What decides which model an InferenceService serves: its path and the labels that name the version."""
+
+    uri: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str | None:
+        return self.labels.get(VERSION_LABEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """How the incumbent did on the windows that the candidate is compared on. `p99` in seconds; None: not measured."""
+
+    p99: float | None = None
+    alarm_rate: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutState:
+    """`holder` may write until `expires`. `previous` is None when nothing was in service.
+
+    `created`: the InferenceService did not exist before.
+    `step_since` is when the current step began, by the clock of the holder.
+    """
+
+    holder: str
+    expires: datetime
+    target: Placement
+    package_sha256: str
+    step: Step
+    step_since: datetime
+    previous: Placement | None = None
+    previous_sha256: str | None = None
+    created: bool = False
+    baseline: Baseline = Baseline()
+    reason: str | None = None
+
+    def at(self, step: Step, now: datetime, **changes: Any) -> RolloutState:
+        """The state at the beginning of `step`."""
+        return replace(self, step=step, step_since=now, **changes)
+
+    def to_json(self) -> str:
+        data = asdict(self)
+        data["expires"] = self.expires.isoformat()
+        data["step_since"] = self.step_since.isoformat()
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> RolloutState:
+        """Inverse of `to_json`.
+
+        Raises:
+            PermanentError: the annotation is not one of ours; removing it is for people to decide.
+        """
+        try:
+            data = json.loads(text)
+            previous = data.pop("previous")
+            return cls(
+                **{
+                    **data,
+                    "expires": datetime.fromisoformat(data["expires"]),
+                    "step_since": datetime.fromisoformat(data["step_since"]),
+                    "target": Placement(**data["target"]),
+                    "previous": Placement(**previous) if previous is not None else None,
+                    "baseline": Baseline(**data["baseline"]),
+                    "step": Step(data["step"]),
+                }
+            )
+        except (ValueError, TypeError, KeyError) as exc:
+            raise PermanentError(
+                f"annotation {ANNOTATION} cannot be read ({exc}); see what the InferenceService serves, "
+                "then remove the annotation"
+            ) from exc

@@ -1,0 +1,285 @@
+"""A rollout ends in one of two states, whatever happens: the candidate serves, or what served before does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from clusterheal.contracts import ModelPackage
+from clusterheal.errors import InvalidInput
+from clusterheal.kube.ports import PatchType
+from clusterheal.kube.resources import INFERENCE_SERVICES
+from clusterheal.registry.versions import State
+from clusterheal.rollout import RolloutOutcome, RolloutResult, roll_out
+from clusterheal.rollout.state import ANNOTATION, VERSION_LABEL
+from clusterheal.settings import Settings
+
+from .conftest import NAMESPACE, World
+
+Packages = dict[str, ModelPackage]
+DETECTOR = "anomaly-detector"
+
+
+async def go(world: World, settings: Settings, version: str, **kwargs: Any) -> RolloutResult:
+    wanted = world.registry.versions[version]
+    return await roll_out(world.cluster, world.registry, wanted, settings, world.clock, connect=world.connect, **kwargs)
+
+
+async def in_service(world: World, settings: Settings, packages: Packages, version: str = "v000001") -> None:
+    """`version` is in service; the other packages are candidates."""
+    for package in packages.values():
+        world.registry.add(package)
+    result = await go(world, settings, version)
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+
+
+async def test_the_first_version_creates_the_service(world: World, settings: Settings, packages: Packages) -> None:
+    await in_service(world, settings, packages)
+    service = await world.service()
+    assert service is not None
+    assert service["metadata"]["labels"][VERSION_LABEL] == "v000001"
+    assert service["metadata"]["labels"]["modelregistry.opendatahub.io/model-version-id"] == "1"
+    assert ANNOTATION not in service["metadata"].get("annotations", {})
+    assert service["spec"]["predictor"]["model"]["storageUri"].endswith("/v000001/")
+    assert world.registry.states()["v000001"] == "serving"
+
+
+async def test_a_good_candidate_is_staged_compared_promoted_and_watched(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await in_service(world, settings, packages)
+    before = world.clock.now()
+    result = await go(world, settings, "v000002")
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+    assert [s.name for s in result.steps] == ["stage", "shadow", "promote", "bake"]
+    assert "100.0% agreement" in result.steps[1].detail
+    assert (world.clock.now() - before).total_seconds() >= 30
+    assert await world.served_version() == "v000002"
+    assert await world.service("anomaly-detector-shadow") is None
+    states = world.registry.states()
+    assert (states["v000001"], states["v000002"]) == ("previous", "serving")
+
+
+async def test_rolling_out_what_is_in_service_changes_nothing(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await in_service(world, settings, packages)
+    generation = (await world.service())["metadata"]["generation"]  # type: ignore[index]
+    result = await go(world, settings, "v000001")
+    assert result.outcome is RolloutOutcome.PROMOTED
+    assert [s.name for s in result.steps] == ["promote"]
+    assert (await world.service())["metadata"]["generation"] == generation  # type: ignore[index]
+
+
+async def test_a_rejected_version_is_never_rolled_out(world: World, settings: Settings, packages: Packages) -> None:
+    version = world.registry.add(packages["v000001"], State.REJECTED)
+    with pytest.raises(InvalidInput, match="rejected"):
+        await roll_out(world.cluster, world.registry, version, settings, world.clock, connect=world.connect)
+    assert await world.service() is None
+
+
+def _alter_scores(body: dict[str, Any]) -> None:
+    for output in body.get("outputs", []):
+        if output["name"] == "score":
+            output["data"] = [x * 1.01 for x in output["data"]]
+
+
+def _drop_output(body: dict[str, Any]) -> None:
+    if "outputs" in body:
+        body["outputs"] = [o for o in body["outputs"] if o["name"] != "confidence"]
+
+
+def _other_contract(body: dict[str, Any]) -> None:
+    if "versions" in body:
+        body["parameters"]["contract_sha256"] = "f" * 64
+
+
+def _other_package(body: dict[str, Any]) -> None:
+    body["parameters"]["package_sha256"] = "e" * 64
+
+
+FAULTS: list[tuple[str, str, Callable[[World], None], str]] = [
+    ("candidate never loads", "v000002", lambda w: w.faults.never_loads.add("v000002"), "does not load"),
+    (
+        "ready without a model",
+        "v000002",
+        lambda w: w.faults.ready_without_model.add("v000002"),
+        "does not say ready",
+    ),
+    (
+        "golden answer differs",
+        "v000002",
+        lambda w: w.faults.alters.update({"v000002": _alter_scores}),
+        "output 'score' differs by 0.01",
+    ),
+    (
+        "golden answer incomplete",
+        "v000002",
+        lambda w: w.faults.alters.update({"v000002": _drop_output}),
+        "output 'confidence' has shape None",
+    ),
+    (
+        "wrong contract",
+        "v000002",
+        lambda w: w.faults.alters.update({"v000002": _other_contract}),
+        "contract ffffffffffff is served",
+    ),
+    (
+        "another package answers",
+        "v000002",
+        lambda w: w.faults.alters.update({"v000002": _other_package}),
+        "package eeeeeeeeeeee is served",
+    ),
+    ("worse in shadow", "v000003", lambda w: None, "worse in shadow: alarms on 100.0% of the rows"),
+    (
+        "fails once in service",
+        "v000002",
+        lambda w: w.clock.meanwhile.append(_fail_after_switch(w)),
+        "while watched",
+    ),
+]
+
+
+def _fail_after_switch(world: World) -> Callable[[], Any]:
+    async def happen() -> None:
+        service = await world.service()
+        if service is not None and service["spec"]["predictor"]["model"]["storageUri"].endswith("/v000002/"):
+            world.faults.fails_after.setdefault("v000002", world.clock.monotonic() + 5)
+
+    return happen
+
+
+@pytest.mark.parametrize(("version", "disturb", "reason"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+async def test_a_fault_leaves_the_version_before_in_service(
+    world: World,
+    settings: Settings,
+    packages: Packages,
+    version: str,
+    disturb: Callable[[World], None],
+    reason: str,
+) -> None:
+    await in_service(world, settings, packages)
+    disturb(world)
+    result = await go(world, settings, version)
+    assert result.outcome is RolloutOutcome.ROLLED_BACK, result
+    assert result.serving == "v000001"
+    assert reason in (result.reason or "")
+    assert await world.served_version() == "v000001"
+    service = await world.service()
+    assert service is not None
+    assert service["metadata"]["labels"][VERSION_LABEL] == "v000001"
+    assert ANNOTATION not in service["metadata"].get("annotations", {})
+    assert await world.service("anomaly-detector-shadow") is None
+    states = world.registry.states()
+    assert (states["v000001"], states[version]) == ("serving", "candidate")
+
+
+async def test_a_breach_while_watched_is_undone_within_a_minute(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await in_service(world, settings, packages)
+    world.clock.meanwhile.append(_fail_after_switch(world))
+    result = await go(world, settings, "v000002")
+    breach = world.faults.fails_after["v000002"]
+    assert result.outcome is RolloutOutcome.ROLLED_BACK
+    assert world.clock.monotonic() - breach < 60
+
+
+async def test_without_a_version_before_a_failed_candidate_leaves_nothing(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    world.registry.add(packages["v000001"])
+    world.faults.never_loads.add("v000001")
+    result = await go(world, settings, "v000001")
+    assert result.outcome is RolloutOutcome.FAILED
+    assert result.serving is None
+    assert await world.service() is None
+
+
+SHELL = {
+    "apiVersion": INFERENCE_SERVICES.api_version,
+    "kind": "InferenceService",
+    "metadata": {"name": DETECTOR, "labels": {"app": "x"}},
+    "spec": {"predictor": {"minReplicas": 2, "model": {"runtime": "ours", "modelFormat": {"name": "onnx"}}}},
+}
+
+
+async def gitops_applies(world: World, manifest: dict[str, Any]) -> None:
+    await world.cluster.patch(
+        INFERENCE_SERVICES,
+        DETECTOR,
+        manifest,
+        patch_type=PatchType.APPLY,
+        namespace=NAMESPACE,
+        field_manager="argocd-controller",
+    )
+
+
+async def test_the_shell_that_gitops_made_keeps_its_fields(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await gitops_applies(world, SHELL)
+    await in_service(world, settings, packages)
+    await gitops_applies(world, SHELL)  # a later sync takes nothing back
+    service = await world.service()
+    assert service is not None
+    assert service["spec"]["predictor"]["minReplicas"] == 2
+    assert service["spec"]["predictor"]["model"]["runtime"] == "ours"
+    assert service["spec"]["predictor"]["model"]["storageUri"].endswith("/v000001/")
+    owners = {e["manager"]: str(e["fieldsV1"]) for e in service["metadata"]["managedFields"]}
+    assert "f:storageUri" in owners["clusterheal-rollout"]
+    assert "f:storageUri" not in owners["argocd-controller"]
+    assert "f:minReplicas" not in owners["clusterheal-rollout"]
+
+
+async def test_a_failed_first_candidate_leaves_the_shell_as_it_was(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await gitops_applies(world, SHELL)
+    world.registry.add(packages["v000001"])
+    world.faults.never_loads.add("v000001")
+    result = await go(world, settings, "v000001")
+    assert result.outcome is RolloutOutcome.FAILED
+    service = await world.service()
+    assert service is not None
+    assert service["spec"] == SHELL["spec"]
+    assert service["metadata"]["labels"] == {"app": "x"}
+    assert not service["metadata"].get("annotations")
+
+
+async def test_a_path_that_gitops_owns_is_not_taken(world: World, settings: Settings, packages: Packages) -> None:
+    uri = f"file://{packages['v000001'].path}/"
+    service = {
+        "apiVersion": INFERENCE_SERVICES.api_version,
+        "kind": "InferenceService",
+        "metadata": {"name": DETECTOR},
+        "spec": {"predictor": {"model": {"storageUri": uri, "modelFormat": {"name": "onnx"}}}},
+    }
+    await gitops_applies(world, service)
+    for package in packages.values():
+        world.registry.add(package)
+    await world.reconcile()
+    result = await go(world, settings, "v000002")
+    assert result.outcome is RolloutOutcome.ROLLED_BACK
+    assert "let GitOps ignore" in (result.reason or "")
+    assert await world.served_version() == "v000001"
+
+
+async def test_a_forecaster_far_from_the_incumbent_is_held_back(
+    world: World, settings: Settings, forecasters: Packages
+) -> None:
+    await in_service(world, settings, forecasters)
+    result = await go(world, settings, "v000002")
+    assert result.outcome is RolloutOutcome.ROLLED_BACK
+    assert "agree on 0.0%" in (result.reason or "")
+
+
+async def test_a_new_contract_is_rolled_out_without_comparing_answers(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await in_service(world, settings, packages)
+    result = await go(world, settings, "v000004")
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+    assert "another contract" in result.steps[1].detail
