@@ -94,7 +94,7 @@ class Service:
             live = placement_of(found) if found is not None else state.target
             if await self._apply(found, live, state):
                 return state, left is not None
-        raise RetryableError(f"InferenceService {self.namespace}/{self.name} changes faster than it can be written")
+        raise self._too_busy()
 
     async def write(
         self, state: RolloutState, placement: Placement | None, canary: Canary | None = None
@@ -122,7 +122,15 @@ class Service:
 
     async def release(self, placement: Placement | None) -> None:
         """Serve `placement` and drop the state: the rollout is over."""
-        await self._fenced(placement, None)
+        found = await self._held()
+        for _ in range(ATTEMPTS):
+            if await self._apply(found, placement, None):
+                return
+            again = await self.read()
+            if again is not None and state_of(again) is None:
+                return  # that write did take effect, only its answer was lost
+            found = await self._held()
+        raise self._too_busy()
 
     async def delete(self) -> None:
         """Remove the object that this rollout created."""
@@ -138,7 +146,10 @@ class Service:
         for _ in range(ATTEMPTS):
             if await self._apply(await self._held(), placement, state, canary):
                 return
-        raise RetryableError(f"InferenceService {self.namespace}/{self.name} changes faster than it can be written")
+        raise self._too_busy()
+
+    def _too_busy(self) -> RetryableError:
+        return RetryableError(f"InferenceService {self.namespace}/{self.name} changes faster than it can be written")
 
     async def _held(self) -> Manifest:
         found = await self.read()
