@@ -62,7 +62,7 @@ def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare
 
     from clusterheal.metrics.dataset import Dataset
 
-    panel = Dataset.open(settings.dataset.path).panel()
+    panel = Dataset.open(settings.dataset.path, settings.dataset).panel()
     if span is not None and len(panel.timestamps):
         panel = panel.between(int(panel.timestamps[-1]) - round(span.total_seconds() * 1e9), None)
     out.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from typing import Any
 
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal.local.processes import die_with_parent
 from clusterheal.local.runner_log import Follower, PipelineRun, Step, dags, titles
 
 _ANSI = re.compile(r"\x1b\[\d+m")
@@ -71,6 +72,8 @@ def run_pipeline(
         code = process.wait()
     run.seconds = clock.monotonic() - begin
     follower.finish(code, log=folder / "run.log")
+    if run.status == "failed" and timeout is not None and run.seconds >= timeout.total_seconds():
+        run.error = f"the run did not end within {timeout.total_seconds():.0f} s: {run.error}"
     run.save()
     if not run.steps and code > 0:
         raise PermanentError(f"the pipeline could not be started: {run.error}")
@@ -138,6 +141,7 @@ def _child(
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=die_with_parent(),
         env={**os.environ, **env, "PYTHONUNBUFFERED": "1", "COLUMNS": "80"},
     )
     try:
