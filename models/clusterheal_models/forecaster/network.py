@@ -73,7 +73,7 @@ class Member(nn.Module):
             hidden = hidden + self.dropout(nn.functional.gelu(layer(hidden)))
         median = (self.linear(x) + self.median(hidden)).unsqueeze(-1)
         gaps = split_axis(nn.functional.softplus(self.gaps(hidden)), self.horizon, N_LEVELS - 1)
-        below = gaps[..., :MIDDLE].flip(-1).cumsum(-1).flip(-1)
+        below = gaps[..., :MIDDLE].cumsum(-1).flip(-1)  # a cumulative sum cannot cross, whatever the rounding
         above = gaps[..., MIDDLE:].cumsum(-1)
         return torch.cat([median - below, median, median + above], dim=-1)
 
@@ -103,6 +103,7 @@ class ForecastNet(nn.Module):
         self.weekly = weekly
         self.horizon = window.horizon_steps
         self.recent_steps = window.recent_steps
+        self.any_log = bool((tables.log_unit > 0).any())
         for name in ("log_unit", "prior_scale", "floor_scale", "low", "high"):
             self.register_buffer(name, getattr(tables, name).float())
         self.register_buffer("widening", torch.ones(window.horizon_steps, N_LEVELS))
@@ -149,10 +150,12 @@ class ForecastNet(nn.Module):
         filled = torch.where(present, values, torch.zeros_like(values))
         empty = ~present.any(-1)
         context = self.context(present, seasonal.shape[-2], timestamp, feature)
+        locations = self.locations(filled, present)
         out: list[Tensor] = []
         for member in self.members:
             assert isinstance(member, Member)
-            loc, scale = self.normaliser(member.anchor, filled, present, feature)
+            loc = locations[member.anchor]
+            scale = self.scale(loc, filled, present, feature)
             z = (filled - loc.unsqueeze(-1)) / scale.unsqueeze(-1)
             z = asinh(z) if member.soft else z.clamp(-CLIP, CLIP)
             z = torch.where(present, z, torch.zeros_like(z))
@@ -166,29 +169,35 @@ class ForecastNet(nn.Module):
 
     def transform(self, x: Tensor, unit: Tensor) -> Tensor:
         """asinh of `log` features: linear near zero, logarithmic far away, and it takes negative values, too."""
+        if not self.any_log:
+            return x
         return torch.where(unit > 0, asinh(x / torch.where(unit > 0, unit, torch.ones_like(unit))), x)
 
     def inverse(self, x: Tensor, unit: Tensor) -> Tensor:
+        if not self.any_log:
+            return x
         return torch.where(unit > 0, sinh(x.clamp(-80.0, 80.0)) * unit, x)
 
-    def normaliser(self, anchor: Anchor, filled: Tensor, present: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and scale `(...)` of each window, from what samples it has."""
-        recent_only = torch.arange(filled.shape[-1], device=filled.device) < self.recent_steps
+    def locations(self, filled: Tensor, present: Tensor) -> dict[Anchor, Tensor]:
+        """Where the zero of each anchor lies `(...)`; without recent samples, all fall back to the whole window."""
+        wanted = {member.anchor for member in self.members if isinstance(member, Member)}
         wide = masked_median(filled, present)
-        if anchor == "wide_median":
-            loc = wide
-        else:
-            near = present & recent_only
-            if anchor == "newest":
-                near = near & (torch.arange(filled.shape[-1], device=filled.device) >= self.recent_steps - NEWEST)
-                local = (filled * near).sum(-1) / near.sum(-1).clamp(min=1)
-            else:
-                local = masked_median(filled[..., : self.recent_steps], near[..., : self.recent_steps])
-            loc = torch.where(near.any(-1), local, wide)
+        found: dict[Anchor, Tensor] = {"wide_median": wide}
+        recent, known = filled[..., : self.recent_steps], present[..., : self.recent_steps]
+        if "median" in wanted:
+            found["median"] = torch.where(known.any(-1), masked_median(recent, known), wide)
+        if "newest" in wanted:
+            last, there = recent[..., -NEWEST:], known[..., -NEWEST:]
+            mean = (last * there).sum(-1) / there.sum(-1).clamp(min=1)
+            found["newest"] = torch.where(there.any(-1), mean, wide)
+        return found
+
+    def scale(self, loc: Tensor, filled: Tensor, present: Tensor, feature: Tensor) -> Tensor:
+        """Mean absolute deviation from `loc` `(...)`; the feature's typical one while samples are few."""
         count = present.sum(-1)
         deviation = ((filled - loc.unsqueeze(-1)).abs() * present).sum(-1) / count.clamp(min=1)
         doubt = (1.0 - (count - 1) / (FEW_SAMPLES - 1)).clamp(min=0.0)
-        return loc, deviation + doubt * self.prior_scale[feature] + self.floor_scale[feature]
+        return deviation + doubt * self.prior_scale[feature] + self.floor_scale[feature]
 
     def context(self, present: Tensor, n_lags: int, timestamp: Tensor, feature: Tensor) -> Tensor:
         """What is known beside the values: where samples are missing, clock time, the feature's embedding."""
@@ -241,13 +250,17 @@ def newest(z: Tensor, present: Tensor, recent_steps: int) -> Tensor:
 
 def masked_median(filled: Tensor, present: Tensor) -> Tensor:
     """Lower median over the last axis of what is present; 0 where nothing is."""
+    empty = ~present.any(-1)
+    if not torch.onnx.is_in_onnx_export():
+        median = torch.nanmedian(torch.where(present, filled, torch.full_like(filled, float("nan"))), dim=-1).values
+        return torch.where(empty, torch.zeros_like(median), median)
     ordered, _ = torch.sort(torch.where(present, filled, torch.full_like(filled, HUGE)), dim=-1)
     at = (present.sum(-1, keepdim=True) - 1).clamp(min=0) // 2
-    return torch.where(present.any(-1), torch.gather(ordered, -1, at).squeeze(-1), torch.zeros_like(filled[..., 0]))
+    return torch.where(empty, torch.zeros_like(filled[..., 0]), torch.gather(ordered, -1, at).squeeze(-1))
 
 
 def pinball(quantiles: Tensor, target: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
     """Twice the quantile loss, averaged over levels (the discrete CRPS). `(..., Q)` and `(...)` to `(...)`."""
     tau = torch.tensor(levels, device=quantiles.device, dtype=quantiles.dtype)
     error = target.unsqueeze(-1) - quantiles
-    return 2 * torch.maximum(tau * error, (tau - 1) * error).mean(-1)
+    return 2 * (tau * error + torch.relu(-error)).mean(-1)

@@ -62,7 +62,7 @@ class Trainer:
         self.net, self.source, self.span, self.config, self.progress = net, source, span, config, progress
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimiser = torch.optim.AdamW(
-            net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+            net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
         )
         self.state = TrainState(batch_rows=config.batch_rows, averaged=_copy(net))
         self.validation = self._validation_batches()
@@ -145,10 +145,9 @@ class Trainer:
 
     def _average(self) -> None:
         decay = min(self.config.averaging, (self.state.step + 1) / (self.state.step + 10))
+        averaged = [self.state.averaged[name] for name, _ in self.net.named_parameters()]
         with torch.no_grad():
-            for name, value in self.net.state_dict().items():
-                if value.dtype.is_floating_point:
-                    self.state.averaged[name].mul_(decay).add_(value, alpha=1 - decay)
+            torch._foreach_lerp_(averaged, list(self.net.parameters()), 1 - decay)
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
