@@ -106,8 +106,7 @@ def read_run(runs: Path) -> dict[str, Any]:
 def model_of(run: dict[str, Any], name: str, storage: Path) -> dict[str, Any]:
     """What a run says of one model: version, verdict and why, evaluation, model card."""
     title = TITLES[name]
-    outputs = run.get("outputs", {})
-    version = str(outputs.get(f"{title}_version", ""))
+    version = str((_step(run, f"Register {title}").get("parameters") or {}).get("Output", ""))
     gate = _step(run, f"Gate {title}")
     evaluation_file = _artifact(_step(run, f"Evaluate {title}"), "evaluation")
     card = storage / name / version / "MODEL_CARD.md"
@@ -115,7 +114,7 @@ def model_of(run: dict[str, Any], name: str, storage: Path) -> dict[str, Any]:
     return {
         "name": name,
         "version": version,
-        "verdict": outputs.get(f"{title}_verdict"),
+        "verdict": (gate.get("parameters") or {}).get("verdict"),
         "why": str((gate.get("parameters") or {}).get("why", "")).strip(),
         "evaluation": evaluation.get("candidate", evaluation),
         "card": card.read_text() if card.is_file() else "",
