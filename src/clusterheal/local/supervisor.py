@@ -19,6 +19,8 @@ from clusterheal.local.processes import Child, ChildDied, ChildSpec, describe_ex
 
 log = logging.getLogger(__name__)
 
+GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
+
 T = TypeVar("T")
 Ready = Callable[[], Awaitable[bool]]
 
@@ -94,7 +96,7 @@ class Supervisor:
     async def _stop_all(self) -> None:
         for watcher in self._watchers:
             watcher.cancel()
-        await asyncio.gather(*(stop(child) for child in reversed(self._children)))
+        await asyncio.gather(*(stop(c, grace_seconds=GRACE_SECONDS) for c in reversed(self._children)))
         self._children.clear()
         left = await asyncio.to_thread(kill_marked, self._marker)
         if left:
@@ -118,7 +120,7 @@ class Supervisor:
 
     async def stop_child(self, child: Child) -> None:
         """End one child on purpose."""
-        await stop(child)
+        await stop(child, grace_seconds=GRACE_SECONDS)
         self._children.remove(child)
 
     async def run(self, spec: ChildSpec, *, on_line: Callable[[str], None] | None = None) -> None:
@@ -133,7 +135,7 @@ class Supervisor:
             if child.process.returncode != 0:
                 raise child.died()
         finally:
-            await asyncio.shield(stop(child))
+            await asyncio.shield(stop(child, grace_seconds=GRACE_SECONDS))
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, unless a child that has to stay up dies first.

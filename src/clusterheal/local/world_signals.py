@@ -16,7 +16,7 @@ from clusterheal.local.world import GIB, MIB, NodeSpec, WorkloadSpec
 
 Float64 = npt.NDArray[np.float64]
 DAY_SECONDS = 86_400.0
-WARM_UP_SECONDS = 120.0
+WARM_UP_SECONDS = 30.0
 CREEP_SECONDS = 6 * 3600.0
 
 
@@ -75,7 +75,7 @@ def pod_cpu(seed: int, workload: WorkloadSpec, pod: str, demand: Float64, t: Flo
     """Cores that a pod wants for `demand` (1 = its share at average load), limit aside; warms up when young."""
     key = stable_key(seed, "cpu", pod)
     own = 1.0 + 0.05 * gaussian(key, np.zeros(1, np.int64))[0]
-    warm_up = 1.0 + 0.8 * np.exp(-age / WARM_UP_SECONDS)
+    warm_up = 1.0 + 0.5 * np.exp(-age / WARM_UP_SECONDS)
     wobble = np.exp(0.05 * smooth_noise(key ^ 2, t, 180.0) + 0.02 * white_noise(key ^ 3, t))
     return np.asarray(workload.cpu * own * (0.15 + 0.85 * demand) * warm_up * wobble)
 
