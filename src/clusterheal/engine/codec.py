@@ -331,7 +331,9 @@ def decode(obj: Manifest) -> Record:
             ended_at=_opt_time(status.get("endedAt")),
         )
     except (KeyError, TypeError, ValueError) as exc:
-        raise InvalidInput(f"Incident {metadata.get('name')!r} cannot be read: {exc!r}; expected {API_VERSION}") from exc
+        raise InvalidInput(
+            f"Incident {metadata.get('name')!r} cannot be read: {exc!r}; expected {API_VERSION}"
+        ) from exc
 
 
 def _decode_approval(data: Mapping[str, Any]) -> Approval:

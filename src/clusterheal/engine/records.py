@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from clusterheal.contracts import (
@@ -15,6 +15,7 @@ from clusterheal.contracts import (
     Outcome,
     Plan,
     Signal,
+    SignalSource,
 )
 from clusterheal.engine.names import root_key
 
@@ -32,6 +33,7 @@ HOLDING = frozenset({IncidentState.ACTING, IncidentState.VERIFYING})
 """States in which an incident holds its target: nobody else of ours may touch it."""
 
 MAX_TIMELINE = 50
+REQUEST = "RemediationRequested"  # the signal of a person who asks for an action; it says nothing about trouble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,19 @@ class Record:
 
     @property
     def sequence(self) -> int:
-        return int(self.name.rsplit("-", 1)[-1])
+        tail = self.name.rsplit("-", 1)[-1]
+        return int(tail) if tail.isdigit() else 0
+
+    def quiet_for(self, quiet: timedelta, now: datetime) -> bool:
+        """Whether all trouble is gone and stayed gone. Polled sources wait themselves before they say so."""
+        asked = [o for o in self.observations if o.signal.source is SignalSource.API and o.signal.name == REQUEST]
+        seen = [o for o in self.observations if o not in asked]
+        if not seen:
+            return bool(asked)
+        waits = {SignalSource.ALERT: quiet, SignalSource.API: quiet}
+        return all(
+            o.resolved_at is not None and now - o.resolved_at >= waits.get(o.signal.source, timedelta(0)) for o in seen
+        )
 
     def moved(self, state: IncidentState, message: str, now: datetime, **changes: Any) -> Record:
         """This record in another state, with a line in its timeline; ends get their time."""

@@ -1,0 +1,15 @@
+"""What the engine can do to a cluster: one module per action, and one way to apply them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from clusterheal.engine.actions import drain, restart, scale, uncordon, undo
+from clusterheal.engine.actions.base import Action, Change, Gone, Refused, Stamp
+
+ACTIONS: Mapping[str, Action] = {
+    action.name: action
+    for action in (restart.Restart(), undo.Undo(), scale.Scale(), drain.Drain(), uncordon.Uncordon())
+}
+
+__all__ = ["ACTIONS", "Action", "Change", "Gone", "Refused", "Stamp"]

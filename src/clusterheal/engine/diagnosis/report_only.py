@@ -1,0 +1,40 @@
+"""Trouble whose cure is not ours: it is explained to people at once, with what they need to know."""
+
+from __future__ import annotations
+
+from clusterheal.engine.diagnosis.case import Case, Finding, report
+from clusterheal.engine.signals.symptoms import Symptom
+
+_TEXT = {
+    Symptom.VOLUME_FILLING: (
+        "A volume of {target} fills up{when}. Expand the claim if its StorageClass allows it, or free space."
+    ),
+    Symptom.CERTIFICATE: "A certificate of {target} expires soon. Renew it, and check why its automatic renewal did not.",
+    Symptom.JOB_FAILED: "{target} failed. Its pods' logs and exit codes tell why; rerun it once that is mended.",
+    Symptom.TARGET_DOWN: (
+        "Prometheus cannot scrape {target}. What it would have measured is unknown, so nothing is decided on it."
+    ),
+    Symptom.CPU_THROTTLING: (
+        "{target} is stopped at its CPU limit in many scheduling periods. Raise or remove the limit, or add replicas."
+    ),
+    Symptom.MODEL_UNHEALTHY: (
+        "{target} does not answer. Decisions rest on rules alone until it does; roll back to the previous registered "
+        "version with `clusterheal rollout` if a new one broke it."
+    ),
+}
+
+
+def diagnose(case: Case) -> Finding | None:
+    """The first of these symptoms, explained."""
+    for symptom, text in _TEXT.items():
+        seen = case.of(symptom)
+        if seen:
+            crossing = next((o.signal.details["crosses_at"] for o in seen if "crosses_at" in o.signal.details), None)
+            when = f" and is forecast to be full at {crossing}" if crossing else ""
+            return report(
+                case,
+                cause=symptom.value,
+                explanation=text.format(target=case.record.target, when=when),
+                evidence={"pods": case.pods_summary(), "wants_logs": symptom is Symptom.JOB_FAILED},
+            )
+    return None

@@ -1,0 +1,153 @@
+"""Trouble that the Kubernetes API itself shows. Level-triggered: each scan gives all that is wrong now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from clusterheal.contracts import ObjectRef, Signal, SignalSource
+from clusterheal.engine.codec import parse_time
+from clusterheal.engine.names import digest, root_key
+from clusterheal.engine.signals.symptoms import Symptom
+from clusterheal.engine.views import ContainerView, PodView, Snapshot, condition, ref_of
+from clusterheal.kube.ports import Manifest
+from clusterheal.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, MACHINE_CONFIG_POOLS, NODES
+
+IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
+PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
+PENDING_AFTER = timedelta(minutes=2)  # a pod is unschedulable for moments in any busy cluster
+MODEL_LOADING = timedelta(minutes=5)  # a server that loads its model is not in trouble
+RECENT_OOM = timedelta(minutes=10)
+
+
+def scan(snapshot: Snapshot) -> list[Signal]:
+    """One signal per root object and symptom; details carry the pods that show it."""
+    found: dict[str, Signal] = {}
+    for signal in (*_pods(snapshot), *_deployments(snapshot), *_nodes(snapshot), *_pools(snapshot), *_models(snapshot)):
+        known = found.get(signal.fingerprint)
+        found[signal.fingerprint] = signal if known is None else _joined(known, signal)
+    return list(found.values())
+
+
+def _joined(first: Signal, second: Signal) -> Signal:
+    pods = sorted({*first.details.get("pods", ()), *second.details.get("pods", ())})[:20]
+    earlier = first if first.starts_at <= second.starts_at else second
+    return Signal(**{**vars(earlier), "details": {**earlier.details, "pods": pods}})
+
+
+def _signal(
+    target: ObjectRef, symptom: Symptom, since: datetime, summary: str, details: Mapping[str, Any], severity: str
+) -> Signal:
+    return Signal(
+        source=SignalSource.KUBERNETES,
+        name=symptom.value,
+        fingerprint=f"k8s-{digest(root_key(target), symptom.value, length=16)}",
+        target=target,
+        starts_at=since,
+        severity=severity,
+        summary=summary[:500],
+        details={"symptom": symptom.value, **details},
+    )
+
+
+def _pods(snapshot: Snapshot) -> Iterator[Signal]:
+    for pod in snapshot.pods.values():
+        if pod.deleting:
+            continue
+        for container in pod.containers:
+            found = _container_symptom(container, snapshot.taken_at)
+            if found is not None:
+                yield _pod_signal(snapshot, pod, container, found)
+        if pod.unschedulable is not None and pod.phase == "Pending":
+            since = _time(pod.created_at, snapshot.taken_at)
+            if snapshot.taken_at - since >= PENDING_AFTER:
+                text = f"pod {pod.name} cannot be scheduled: {pod.unschedulable}"
+                details = {"pods": [pod.name], "message": pod.unschedulable}
+                yield _signal(
+                    snapshot.root_of_pod(pod), Symptom.UNSCHEDULABLE, since, text, details, severity="warning"
+                )
+
+
+def _container_symptom(container: ContainerView, now: datetime) -> Symptom | None:
+    if container.waiting in IMAGE_REASONS:
+        return Symptom.IMAGE_PULL
+    if container.waiting == "CrashLoopBackOff":
+        return Symptom.OOM_KILLED if container.last_reason == "OOMKilled" else Symptom.CRASH_LOOP
+    if container.last_reason == "OOMKilled" and container.last_finished_at is not None:
+        recent = now - parse_time(container.last_finished_at) < RECENT_OOM
+        return Symptom.OOM_KILLED if recent else None
+    return None
+
+
+def _pod_signal(snapshot: Snapshot, pod: PodView, container: ContainerView, found: Symptom) -> Signal:
+    since = _time(container.last_finished_at or pod.created_at, snapshot.taken_at)
+    reason = container.waiting or container.last_reason or found.value
+    text = f"container {container.name} of pod {pod.name}: {reason}"
+    if container.last_exit_code is not None:
+        text += f", exit code {container.last_exit_code}"
+    details = {
+        "pods": [pod.name],
+        "container": container.name,
+        "image": container.image,
+        "reason": reason,
+        "message": container.waiting_message,
+        "exit_code": container.last_exit_code,
+        "restarts": container.restarts,
+        "memory_limit": container.memory_limit,
+    }
+    return _signal(snapshot.root_of_pod(pod), found, since, text, details, severity="warning")
+
+
+def _deployments(snapshot: Snapshot) -> Iterator[Signal]:
+    for obj in snapshot.all(DEPLOYMENTS):
+        progressing = condition(obj, "Progressing")
+        if progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded":
+            since = _time(progressing.get("lastTransitionTime"), snapshot.taken_at)
+            text = f"rollout is stuck: {progressing.get('message', '')}"
+            yield _signal(ref_of(DEPLOYMENTS, obj), Symptom.ROLLOUT_STUCK, since, text, {}, severity="warning")
+
+
+def _nodes(snapshot: Snapshot) -> Iterator[Signal]:
+    for obj in snapshot.all(NODES):
+        ready = condition(obj, "Ready")
+        if ready and ready.get("status") != "True":
+            yield _node_signal(obj, Symptom.NODE_NOT_READY, "Ready", ready, snapshot.taken_at, "critical")
+        for kind in PRESSURES:
+            pressure = condition(obj, kind)
+            if pressure.get("status") == "True":
+                symptom = Symptom.NODE_DISK if kind == "DiskPressure" else Symptom.NODE_PRESSURE
+                yield _node_signal(obj, symptom, kind, pressure, snapshot.taken_at, "warning")
+
+
+def _node_signal(
+    obj: Manifest, symptom: Symptom, kind: str, state: Mapping[str, Any], now: datetime, severity: str
+) -> Signal:
+    text = f"condition {kind} is {state.get('status')}: {state.get('reason', '')} {state.get('message', '')}".strip()
+    details = {"condition": kind, "reason": state.get("reason")}
+    since = _time(state.get("lastTransitionTime"), now)
+    return _signal(ref_of(NODES, obj), symptom, since, text, details, severity)
+
+
+def _pools(snapshot: Snapshot) -> Iterator[Signal]:
+    for obj in snapshot.all(MACHINE_CONFIG_POOLS):
+        degraded = condition(obj, "Degraded")
+        if degraded.get("status") == "True":
+            since = _time(degraded.get("lastTransitionTime"), snapshot.taken_at)
+            text = f"MachineConfigPool is degraded: {degraded.get('reason', '')} {degraded.get('message', '')}".strip()
+            target = ref_of(MACHINE_CONFIG_POOLS, obj)
+            yield _signal(target, Symptom.POOL_DEGRADED, since, text, {}, severity="critical")
+
+
+def _models(snapshot: Snapshot) -> Iterator[Signal]:
+    for obj in snapshot.all(INFERENCE_SERVICES):
+        ready = condition(obj, "Ready")
+        since = _time(ready.get("lastTransitionTime"), snapshot.taken_at)
+        if ready.get("status") == "False" and snapshot.taken_at - since >= MODEL_LOADING:
+            text = f"InferenceService is not ready: {ready.get('reason', '')} {ready.get('message', '')}".strip()
+            target = ref_of(INFERENCE_SERVICES, obj)
+            yield _signal(target, Symptom.MODEL_UNHEALTHY, since, text, {}, severity="warning")
+
+
+def _time(value: str | None, default: datetime) -> datetime:
+    return default if not value else parse_time(value)

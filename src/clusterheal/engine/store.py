@@ -1,0 +1,211 @@
+"""Incidents in the API server: anybody adds observations, the leader writes decisions; every write is conditional."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from clusterheal.clock import Clock
+from clusterheal.contracts import ObjectRef, Signal
+from clusterheal.engine.cache import Cache
+from clusterheal.engine.codec import decode, encode
+from clusterheal.engine.merge import is_old_news, merge_signal
+from clusterheal.engine.names import incident_name, root_key
+from clusterheal.engine.records import Record
+from clusterheal.errors import InvalidInput, RetryableError
+from clusterheal.kube.ports import ApiError, Cluster, Manifest
+from clusterheal.kube.resources import INCIDENTS
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 8  # conflicts are settled by reading again; more in a row means that somebody writes all the time
+
+
+class Superseded(RetryableError):
+    """Somebody else wrote the incident in between; read it again and decide again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Where a signal went: the incident, or why none was touched (`lingering`, `unknown`)."""
+
+    signal: Signal
+    incident: str | None
+    outcome: str
+
+
+class IncidentStore:
+    """Reads from the cache, writes through the API."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, clock: Clock, *, namespace: str, linger: timedelta) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._clock = clock
+        self._namespace = namespace
+        self._linger = linger
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._decoded: dict[tuple[str, str], Record] = {}
+
+    def records(self) -> dict[str, Record]:
+        """All incidents known to this replica, by name; unreadable ones are logged and left out."""
+        found: dict[str, Record] = {}
+        fresh: dict[tuple[str, str], Record] = {}
+        for obj in self._cache.snapshot().all(INCIDENTS):
+            key = (obj["metadata"]["name"], obj["metadata"].get("resourceVersion", ""))
+            record = self._decoded.get(key)
+            if record is None:
+                try:
+                    record = decode(obj)
+                except InvalidInput as exc:
+                    log.warning("incident skipped", extra={"error": str(exc)})
+                    continue
+            fresh[key] = record
+            found[record.name] = record
+        self._decoded = fresh
+        return found
+
+    def of_root(self, target: ObjectRef) -> list[Record]:
+        """Incidents of one root object, newest first."""
+        key = root_key(target)
+        return sorted((r for r in self.records().values() if r.root == key), key=lambda r: -r.sequence)
+
+    async def take(self, signals: Iterable[Signal]) -> list[Taken]:
+        """Write signals into incidents, one write per root object; returns when they are stored.
+
+        Raises:
+            ApiError, ApiRetryable, Superseded: not stored; the sender has to send again.
+        """
+        by_root: dict[str, list[Signal]] = {}
+        for signal in signals:
+            by_root.setdefault(root_key(signal.target), []).append(signal)
+        results = await asyncio.gather(*(self._take_root(key, group) for key, group in by_root.items()))
+        return [taken for group in results for taken in group]
+
+    async def _take_root(self, key: str, signals: Sequence[Signal]) -> list[Taken]:
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            for _ in range(ATTEMPTS):
+                try:
+                    return await self._attempt(signals)
+                except ApiError as exc:
+                    if exc.status != 409:
+                        raise
+                    await self._cache.refresh([INCIDENTS])
+        raise Superseded(f"the incident of {key} was changed by others {ATTEMPTS} times in a row")
+
+    async def _attempt(self, signals: Sequence[Signal]) -> list[Taken]:
+        known = self.of_root(signals[0].target)
+        current = next((r for r in known if not r.ended), None)
+        last = known[0] if known else None
+        now = self._clock.now()
+        taken: list[Taken] = []
+        changed = current
+        ended_change = last if last is not None and last.ended else None
+        for signal in signals:
+            if changed is None and (
+                signal.resolved or (last is not None and is_old_news(last, signal, now, self._linger))
+            ):
+                if ended_change is not None and (merged := merge_signal(ended_change.observations, signal, now)):
+                    ended_change = replace(ended_change, observations=merged)
+                taken.append(
+                    Taken(
+                        signal=signal, incident=last.name if last else None, outcome="lingering" if last else "unknown"
+                    )
+                )
+                continue
+            if changed is None:
+                changed = self._new(signal, last)
+            observations = merge_signal(changed.observations, signal, now)
+            if observations is not None:
+                changed = replace(changed, observations=observations)
+            taken.append(
+                Taken(signal=signal, incident=changed.name, outcome="repeat" if observations is None else "stored")
+            )
+        if changed is not None and changed is not current:
+            await self._write_spec(changed)
+        elif changed is None and last is not None and ended_change is not last and ended_change is not None:
+            await self._write_spec(ended_change)
+        return taken
+
+    def _new(self, signal: Signal, last: Record | None) -> Record:
+        sequence = 1 if last is None else last.sequence + 1
+        return Record(
+            name=incident_name(signal.target, sequence),
+            namespace=self._namespace,
+            target=signal.target,
+            opened_at=self._clock.now(),
+            observations=(),
+        )
+
+    async def _write_spec(self, record: Record) -> None:
+        body = encode(record)
+        if record.resource_version is None:
+            body.pop("status")
+            written = await self._cluster.create(INCIDENTS, body, namespace=self._namespace)
+        else:
+            written = await self._cluster.update(INCIDENTS, body, namespace=self._namespace)
+        self._cache.put(INCIDENTS, written)
+
+    async def amend(self, name: str, change: Callable[[Record], Record]) -> Record:
+        """Change the people's part of an incident (approval, request), whoever else writes to it.
+
+        Raises:
+            ApiError: 404 when there is no such incident; ApiRetryable; Superseded.
+        """
+        for _ in range(ATTEMPTS):
+            record = decode(await self._cluster.get(INCIDENTS, name, namespace=self._namespace))
+            changed = change(record)
+            if changed == record:
+                return record
+            try:
+                await self._write_spec(changed)
+                return changed
+            except ApiError as exc:
+                if exc.status != 409:
+                    raise
+        raise Superseded(f"incident {name} was changed by others {ATTEMPTS} times in a row")
+
+    async def open(self, record: Record) -> Record:
+        """Create a new incident as given.
+
+        Raises:
+            ApiError: 409 when it exists.
+        """
+        body = encode(record)
+        body.pop("status")
+        written = await self._cluster.create(INCIDENTS, body, namespace=self._namespace)
+        self._cache.put(INCIDENTS, written)
+        return decode(written)
+
+    async def write_status(self, record: Record) -> Record:
+        """Write the leader's decision, if nobody wrote since `record` was read.
+
+        Raises:
+            Superseded: somebody did. ApiRetryable: unknown whether it was written; read again.
+        """
+        try:
+            written = await self._cluster.update(
+                INCIDENTS, encode(record), namespace=self._namespace, subresource="status"
+            )
+        except ApiError as exc:
+            if exc.status in (404, 409):
+                raise Superseded(f"incident {record.name}: {exc}") from exc
+            raise
+        self._cache.put(INCIDENTS, written)
+        return decode(written)
+
+    async def read(self, name: str) -> Record:
+        """The incident as the API server has it now.
+
+        Raises:
+            ApiError, ApiRetryable.
+        """
+        found: Manifest = await self._cluster.get(INCIDENTS, name, namespace=self._namespace)
+        self._cache.put(INCIDENTS, found)
+        return decode(found)
+
+    async def delete(self, record: Record) -> None:
+        """Remove an incident that has ended long ago."""
+        await self._cluster.delete(INCIDENTS, record.name, namespace=self._namespace, uid=record.uid)
