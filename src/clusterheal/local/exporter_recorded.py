@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -76,7 +77,8 @@ def shifts(recording: Recording, *, seed: int) -> dict[str, float]:
     last days.
     """
     recent = recording.values[-int(RECENT_DAYS * 86_400 / recording.step_seconds) :]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a metric without samples is not usable, and not chosen below
         low, middle, high = np.nanpercentile(recent, [1, 50, 99], axis=0)
         moves = np.nanmean(np.abs(np.diff(recent, axis=0)) > 0, axis=0)
     spread = high - low
