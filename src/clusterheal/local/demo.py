@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clusterheal.errors import ClusterhealError, InvalidInput, PermanentError
-from clusterheal.local import demo_pipeline, demo_platform, demo_scores
+from clusterheal.local import demo_pipeline, demo_platform, demo_scores, demo_source
 from clusterheal.local.demo_config import DemoConfig, Ports, prepare_folder
 from clusterheal.local.demo_incident import IncidentRun, cause, follow, require_healed
 from clusterheal.local.demo_platform import Places, Platform, initial_settings
@@ -51,7 +51,7 @@ def run_demo(config: DemoConfig, timeline: Timeline) -> RunRecord:
     """
     require_binaries("prometheus", "promtool", "prometheus-alertmanager")
     replay = open_replay(config.data, pattern=config.series) if config.data is not None else None
-    kind = choose(config.fault, recorded=replay is not None)
+    kind = choose(config.fault, recorded=replay is not None or config.prometheus_url is not None)
     ports = Ports.choose(config.first_port)
     with exclusive(config.out):
         prepare_folder(config.out)
@@ -87,17 +87,17 @@ async def _run(
 ) -> RunRecord:
     """Run the stages under signal handlers; the record is saved whatever happens."""
     places = Places(out=config.out)
-    record = RunRecord(
-        source=describe_source(config, replay),
-        notes=list(replay.notes) if replay else [],
-        seed=config.seed,
-        began=iso(timeline.now()),
-    )
+    record = RunRecord(source=describe_source(config, replay), notes=[], seed=config.seed, began=iso(timeline.now()))
     timeline.note(f"source: {record.source}")
-    for note in record.notes:
-        timeline.note(f"        {note}")
     try:
         async with _interruptible(), Supervisor(logs=places.logs) as supervisor:
+            if config.prometheus_url is not None:
+                with timeline.stage("source") as stage:
+                    config, replay, record.notes = await demo_source.copy_history(config, places, supervisor, timeline)
+                    stage.summary = f"{replay.days:.1f} days of {len(replay.recordings)} entities copied"
+            record.notes += replay.notes if replay else ()
+            for note in record.notes:
+                timeline.note(f"        {note}")
             step = replay.step_seconds if replay else 60
             platform = Platform(
                 config=config,
@@ -164,6 +164,8 @@ async def _interruptible() -> AsyncIterator[None]:
 
 def describe_source(config: DemoConfig, replay: Replay | None) -> str:
     """Where the metrics come from, in words."""
+    if config.prometheus_url is not None:
+        return f"the Prometheus at {config.prometheus_url}, read once: {config.days:g} days at 60 s"
     if replay is not None:
         return f"recorded telemetry {config.data}, {replay.days:.1f} days replayed so that they end now"
     return f"a generated OpenShift cluster, {config.days:g} days at 60 s, seed {config.seed}"
