@@ -142,8 +142,8 @@ def load_runtime(package: ModelPackage, *, threads: int = 1, device: Device = "a
         session=_session(graph, package, threads=threads, device=device),
         entity_index=_entities(package),
     )
-    inputs, _ = golden_tensors(package.sample_request)
     try:
+        inputs, _ = golden_tensors(package.sample_request)
         answers = runtime.run(inputs)
     except Exception as exc:
         raise PackageInvalid(f"{package.path}: the model cannot answer its own sample request: {exc}") from exc

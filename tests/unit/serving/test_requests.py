@@ -18,7 +18,6 @@ from clusterheal.contracts.requests import (
 )
 from clusterheal.errors import InvalidInput
 
-
 ARRAYS = pytest.mark.parametrize(
     "array",
     [
