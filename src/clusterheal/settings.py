@@ -148,6 +148,28 @@ class EngineSettings(Section):
     forecaster_url: AnyHttpUrl | None = Field(None, description="root URL of the predictive-analytics predictor")
     alert_token_file: Path | None = Field(None, description="shared token that Alertmanager sends")
     confidence_floor: float = Field(0.8, ge=0, le=1, description="AI below this never acts")
+    allow_anonymous: bool = Field(False, description="development only: API without tokens, on loopback alone")
+    tls_cert_file: Path | None = Field(None, description="certificate to serve TLS with; None: plain HTTP")
+    tls_key_file: Path | None = Field(None, description="its key")
+    follow: timedelta | None = Field(
+        None,
+        description="score windows that end at most this long ago, although the contract's step is longer; "
+        "must divide the step, and asks Prometheus for whole windows again each time",
+    )
+    alarm_rounds: int = Field(1, ge=1, description="rounds in a row that the detector must alarm")
+    quiet: timedelta | None = Field(
+        None, description="how long trouble must be gone to count as gone; None: 4 intervals, 5 s to 2 min"
+    )
+    verify_after: timedelta = Field(timedelta(minutes=2), description="earliest judgement of an action's effect")
+    verify_timeout: timedelta = Field(timedelta(minutes=15), description="latest judgement of an action's effect")
+    plan_timeout: timedelta = Field(timedelta(hours=1), description="a plan that may not run ends after this")
+    approval_timeout: timedelta = Field(timedelta(hours=4), description="how long a plan waits, and an approval holds")
+    triage_timeout: timedelta = Field(timedelta(minutes=10), description="what nobody can explain by then is escalated")
+    fresh: timedelta = Field(timedelta(minutes=10), description="older signals, scores and views are not acted on")
+    linger: timedelta = Field(
+        timedelta(minutes=30), description="how long a repeat of a signal that was dealt with opens nothing new"
+    )
+    retention: timedelta = Field(timedelta(days=30), description="ended incidents are removed after this")
 
 
 class LogSettings(Section):

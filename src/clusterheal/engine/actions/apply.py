@@ -56,6 +56,19 @@ async def was_applied(cluster: Cluster, intent: ActionRecord) -> Manifest | None
     return target if _mark(target) == intent.id else None
 
 
+async def rehearse(cluster: Cluster, intent: ActionRecord, incident: str, *, clock: Clock) -> None:
+    """Let the API server check the change without making it.
+
+    Raises:
+        Gone, Refused, ApiError, ApiRetryable: what carrying it out would raise.
+    """
+    target = await _read(cluster, intent)
+    parameters = await _completed(cluster, intent)
+    stamp = Stamp(action_id=intent.id, incident=incident, now=clock.now())
+    change = _stamped(ACTIONS[intent.action].change(target, parameters, stamp), target, stamp)
+    await _send(cluster, intent, change, dry_run=True)
+
+
 async def apply(
     cluster: Cluster,
     intent: ActionRecord,
