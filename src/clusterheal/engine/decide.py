@@ -61,7 +61,10 @@ def decide(world: World, leadership: Leadership) -> list[Step]:
     candidates = [
         (s.after, s.after.plan, s.after.diagnosis)
         for s in steps.values()
-        if s.after.state in PENDING and s.after.plan is not None and s.after.diagnosis is not None
+        if s.after.state in PENDING
+        and s.after.plan is not None
+        and s.after.diagnosis is not None
+        and (s.after.active or s.after.request is not None)
     ]
     winners, losers = arbitrate(candidates, world.holding, world.snapshot)
     for name, reason in losers.items():
