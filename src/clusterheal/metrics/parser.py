@@ -28,8 +28,7 @@ MAX_SERIES = 64 << 20
 
 _RESULT = re.compile(rb'"result"\s*:\s*\[')
 _POINTS = re.compile(rb'"(values|histograms)"\s*:\s*\[')
-_BLOCK_END = re.compile(rb"\]\s*\]|^\[\s*\]")
-_SPACED = re.compile(rb"\[\s|\s\]|[\],]\s")
+_BLOCK_END = re.compile(rb"[\[\]]\s*\]\s*\Z")
 _GAP = re.compile(rb"[\s,]*")
 _BETWEEN = re.compile(rb"\s*,\s*\Z")
 _OWN_LABELS = re.compile(rb'\s*\{\s*"metric"\s*:\s*(?=\{)')
@@ -132,37 +131,20 @@ class MatrixParser:
         return True
 
     def _in_points(self) -> bool:
-        end = self._end_of_points()
-        if end is None:
-            if len(self._buffer) > MAX_SERIES:
+        # points hold no brace, so the first one closes the series
+        end = self._buffer.find(b"}", self._scan)
+        if end < 0:
+            self._scan = len(self._buffer)
+            if self._scan > MAX_SERIES:
                 raise PermanentError(f"a series has more than {MAX_SERIES} bytes; ask for fewer points at a time")
             return False
         block = bytes(memoryview(self._buffer)[:end])
-        self._drop(end)
-        self._on_series(self._labels, block)
-        self._state = self._after_points
-        return True
-
-    def _end_of_points(self) -> int | None:
-        """Where the block at the buffer's start ends. Servers write no white space; others get the slower search."""
-        compact = self._buffer.startswith(b"[[") and not _SPACED.search(self._buffer, 0, 64)
-        if compact:
-            found = self._buffer.find(b"]]", self._scan)
-            self._scan = max(0, len(self._buffer) - 1)
-            return None if found < 0 else found + 2
-        match = _BLOCK_END.search(self._buffer, self._scan)
-        self._scan = max(0, len(self._buffer) - 1024)
-        return match.end() if match else None
-
-    def _after_points(self) -> bool:
-        end = self._buffer.find(b"}")
-        if end < 0:
-            if len(self._buffer) > MAX_ENVELOPE:
-                raise PermanentError(f"expected the end of a series, got {_excerpt(self._buffer)}")
-            return False
-        if self._buffer[:end].strip():
-            raise _histogram(self._labels)
         self._drop(end + 1)
+        if not _BLOCK_END.search(block, max(0, end - 4096)):
+            if b'"histograms"' in block:
+                raise _histogram(self._labels)
+            raise PermanentError(f"expected the points of a series to end, got {_excerpt(block[-80:])}")
+        self._on_series(self._labels, block)
         self._state = self._between_series
         return True
 
@@ -290,11 +272,12 @@ def _steps_of(before: list[bytes], grid: StepGrid) -> Index:
 def _decode_values(texts: list[bytes]) -> Float64:
     joined = b",".join(texts)
     if b"N" in joined:
-        joined = b",".join(b"null" if t == b"NaN" else t for t in texts)
-    if b"I" not in joined and not _NEGATIVE_ZERO.search(joined):
+        joined = b",".join([b"null" if t == b"NaN" else t for t in texts])
+    if b"I" not in joined:
         try:
             values = np.array(orjson.loads(b"[" + joined + b"]"), dtype=np.float64)
-            if values.shape == (len(texts),):
+            signed_zero = not values.all() and b"-0" in texts  # JSON's integer zero has no sign
+            if values.shape == (len(texts),) and not signed_zero:
                 return values
         except (orjson.JSONDecodeError, ValueError, TypeError):
             pass  # a form of number that JSON does not have: the slower way reads it or says what is wrong
@@ -302,6 +285,3 @@ def _decode_values(texts: list[bytes]) -> Float64:
         return np.array([float(t) for t in texts], dtype=np.float64)
     except ValueError as exc:
         raise PermanentError(f"expected a number as a point's value: {exc}") from exc
-
-
-_NEGATIVE_ZERO = re.compile(rb"(?:\A|,)-0(?:,|\Z|\.0*(?:,|\Z))")
