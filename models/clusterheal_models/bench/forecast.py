@@ -95,7 +95,7 @@ def run(
 
     `out/<task>.npz` are ours, `out/peers/<peer>/<task>.npz` the peers', `out/packages/<task>` the sealed packages.
     """
-    config = config or ForecasterConfig()
+    config = config or ForecasterConfig.thorough()
     scores: list[Score] = []
     tasks = [t for t in load_tasks(data) if not only or t.name in only]
     if not tasks:

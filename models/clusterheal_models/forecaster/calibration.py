@@ -15,6 +15,7 @@ from clusterheal_models.forecaster.windows import Batch, WindowSource
 
 MIN_WINDOWS = 30  # fewer say too little about an 80 % interval: the network's own width stays
 LOWEST, HIGHEST = 0.5, 3.0
+DOUBT = 20.0  # horizons that a slice must hold before its own coverage counts as much as the network's width
 WINDOWS = 6000
 BATCH = 512
 
@@ -32,7 +33,11 @@ class Calibration:
 
 
 def calibrate(net: ForecastNet, source: WindowSource, low: int, high: int) -> Calibration:
-    """Fit the widening on windows whose targets lie in steps `[low, high)` and set it on `net`."""
+    """Fit the widening on windows whose targets lie in steps `[low, high)` and set it on `net`.
+
+    A slice of few horizons is one mood of the system, whatever the number of windows cut from it; so the factor is
+    drawn towards one the fewer horizons there are.
+    """
     quantiles, target = predict_grid(net, source, low, high)
     median = quantiles[..., MIDDLE]
     before = coverage(quantiles, target)
@@ -42,8 +47,10 @@ def calibrate(net: ForecastNet, source: WindowSource, low: int, high: int) -> Ca
         smooth = max(1, target.shape[1] // 4)
         below = _factor(median - target, median - quantiles[..., 0], 1 - LEVELS[0], smooth)
         above = _factor(target - median, quantiles[..., -1] - median, LEVELS[-1], smooth)
-        widening[:, :MIDDLE] = below[:, None]
-        widening[:, MIDDLE + 1 :] = above[:, None]
+        horizons = (high - low) / target.shape[1]
+        trust = horizons / (horizons + DOUBT)
+        widening[:, :MIDDLE] = 1 + trust * (below[:, None] - 1)
+        widening[:, MIDDLE + 1 :] = 1 + trust * (above[:, None] - 1)
     widened = median[..., None] + (quantiles - median[..., None]) * widening
     net.widening.copy_(torch.from_numpy(widening))
     return Calibration(

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 50
 FINAL_RATE = 0.02
+LINEAR_SHARE = 0.3
 MIN_BATCH_ROWS = 16
 VALIDATION_WINDOWS = 3000
 VALIDATION_BATCH = 1024
@@ -61,9 +62,7 @@ class Trainer:
     ) -> None:
         self.net, self.source, self.span, self.config, self.progress = net, source, span, config, progress
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.optimiser = torch.optim.AdamW(
-            net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
-        )
+        self.optimiser = _optimiser(net, config)
         self.state = TrainState(batch_rows=config.batch_rows, averaged=_copy(net))
         self.validation = self._validation_batches()
         if config.checkpoint is not None:
@@ -151,7 +150,7 @@ class Trainer:
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def _validation_batches(self) -> list[Batch]:
         per_series = max(4, VALIDATION_WINDOWS // len(self.source))
@@ -219,6 +218,17 @@ def hide_parts(batch: Batch, share: float, generator: torch.Generator) -> Batch:
         feature=batch.feature,
         target=batch.target,
         weight=batch.weight,
+    )
+
+
+def _optimiser(net: ForecastNet, config: ForecasterConfig) -> torch.optim.AdamW:
+    """AdamW; the linear maps go slower, since hundreds of inputs move their output at once."""
+    named = list(net.named_parameters())
+    linear = [p for name, p in named if ".linear." in name]
+    rest = [p for name, p in named if ".linear." not in name]
+    groups = [{"params": rest, "share": 1.0}, {"params": linear, "share": LINEAR_SHARE}]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
     )
 
 
