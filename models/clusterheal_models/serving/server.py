@@ -57,12 +57,21 @@ def serve(
 
 
 def import_adapter() -> Any:
-    """The module over kserve, which parses `sys.argv` as it is imported: it must not see our flags."""
+    """The module over kserve, which parses `sys.argv` as it is imported: it must not see our flags.
+
+    kserve brings the Kubernetes client, which tries for an optional validator (3 s where it is installed) that a
+    model server has no use for.
+    """
     argv, sys.argv = sys.argv, sys.argv[:1]
+    unwanted = "kubernetes_validate" not in sys.modules
+    if unwanted:
+        sys.modules["kubernetes_validate"] = None  # type: ignore[assignment]  # makes its import fail, and at once
     try:
         from clusterheal_models.serving import adapter
     finally:
         sys.argv = argv
+        if unwanted:
+            del sys.modules["kubernetes_validate"]
     return adapter
 
 
