@@ -58,12 +58,18 @@ async def run_train(platform: Platform, timeline: Timeline) -> PipelineOutcome:
     run = read_run(places.runs)
     models = [model_of(run, name, places.models) for name in TITLES]
     for model in models:
-        timeline.event(f"{model['name']} {model['version']}: gate {model['verdict']}. {model['why']}".strip())
-    rejected = [f"{m['name']}: {m['why']}" for m in models if m["verdict"] != "passed"]
+        timeline.event(f"{model['name']} {model['version']}: gate {model['verdict']}: {_reasons(model)}")
+    rejected = [f"{m['name']}: {_reasons(m)}" for m in models if m["verdict"] != "passed"]
     if rejected:
         raise PermanentError(f"the gate rejected {'; '.join(rejected)}; nothing was rolled out for it")
     versions = ", ".join(f"{m['name']} {m['version']}" for m in models)
     return PipelineOutcome(run=run, models=models, summary=f"{len(run['steps'])} steps, rolled out {versions}")
+
+
+def _reasons(model: dict[str, Any]) -> str:
+    """The gate's reasons on one line: what decided, without the checks that passed."""
+    lines = [line for line in str(model["why"]).splitlines() if line and not line.startswith("check ")]
+    return "; ".join(lines) or str(model["why"])
 
 
 def write_recorded_catalogue(metrics: tuple[str, ...], path: Path) -> Path:

@@ -192,6 +192,7 @@ def _execute(job: Mapping[str, Any]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     from kfp import components, local
 
+    _resolve_named_outputs()
     root = Path(job["root"])
     with tempfile.TemporaryDirectory() as workspace:
         local.init(
@@ -204,6 +205,24 @@ def _execute(job: Mapping[str, Any]) -> None:
 
 
 __all__ = ["PipelineRun", "Step", "read_spec", "run_pipeline"]
+
+
+def _resolve_named_outputs() -> None:
+    """Let `dsl.If` see named outputs: kfp.local 2.17 finds only those called `Output` and else skips the branch."""
+    from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
+
+    original = ConditionEvaluator._resolve_pipeline_channel
+
+    def resolve(channel: str, io_store: Any) -> Any:
+        name = channel.removeprefix("pipelinechannel--")
+        for at in (i for i, c in enumerate(name) if c == "-"):
+            try:
+                return io_store.get_task_output(name[:at], name[at + 1 :])
+            except (KeyError, ValueError):
+                continue
+        return original(channel, io_store)
+
+    ConditionEvaluator._resolve_pipeline_channel = staticmethod(resolve)
 
 
 if __name__ == "__main__":
