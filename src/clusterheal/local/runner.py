@@ -204,9 +204,6 @@ def _execute(job: Mapping[str, Any]) -> None:
         components.load_component_from_file(job["package"])(**job["arguments"])
 
 
-__all__ = ["PipelineRun", "Step", "read_spec", "run_pipeline"]
-
-
 def _resolve_named_outputs() -> None:
     """Let `dsl.If` see named outputs: kfp.local 2.17 finds only those called `Output` and else skips the branch."""
     from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
@@ -223,6 +220,9 @@ def _resolve_named_outputs() -> None:
         return original(channel, io_store)
 
     ConditionEvaluator._resolve_pipeline_channel = staticmethod(resolve)
+
+
+__all__ = ["PipelineRun", "Step", "read_spec", "run_pipeline"]
 
 
 if __name__ == "__main__":
