@@ -48,6 +48,16 @@ class DatasetSettings(Section):
     days: float = Field(7.0, gt=0, description="how far back to collect")
     s3_endpoint: str | None = Field(None, description="S3 endpoint URL when it is not AWS")
     s3_ca_file: Path | None = Field(None, description="CA bundle of the S3 endpoint")
+    min_coverage: float = Field(
+        0.5, ge=0, le=1, description="share of samples present while entities live; less stops the pipeline"
+    )
+    max_out_of_range: float = Field(
+        0.1, ge=0, le=1, description="share of one feature's samples outside its plausible range; more stops it"
+    )
+    max_clock_skew: timedelta = Field(
+        timedelta(seconds=60), description="difference from the server's clock; more puts samples on wrong steps"
+    )
+    html_report: bool = Field(False, description="write quality.html with plots beside each run's JSON report")
 
 
 class TrainingSettings(Section):
@@ -58,6 +68,7 @@ class TrainingSettings(Section):
     )
     train_share: float = Field(0.7, gt=0, lt=1, description="share of the time to train on; the oldest part")
     calibration_share: float = Field(0.15, gt=0, lt=1, description="share to calibrate on; the rest judges the models")
+    notify_url: AnyHttpUrl | None = Field(None, description="where pipelines POST how they ended; None: nowhere")
 
 
 class RegistrySettings(Section):

@@ -8,8 +8,12 @@ from enum import StrEnum
 
 
 class RolloutOutcome(StrEnum):
-    """`failed`: neither promoted nor back, because there was nothing to go back to or it did not come back."""
+    """`paused`: did well in shadow and was asked to stop there; the same holder goes on from that point.
 
+    `failed`: neither promoted nor back, because there was nothing to go back to or it did not come back.
+    """
+
+    PAUSED = "paused"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled-back"
     FAILED = "failed"

@@ -82,13 +82,15 @@ async def roll_out(
     connect: Connect = connect_client,
     on_step: OnStep | None = None,
     holder: str | None = None,
+    shadow_only: bool = False,
 ) -> RolloutResult:
     """Roll `version` out to the InferenceService of its name in `settings.kubernetes.namespace`.
 
     Where something is in service, the candidate is first scored beside it on `windows` (default: the package's
     sample request). A failure at any point goes back to what was served; the result says so. A rollout that was
     killed is taken over by the next call once its lease is over: the same version goes on where it stood, another
-    one first undoes it. Every registry call runs in a thread.
+    one first undoes it. Every registry call runs in a thread. `shadow_only` stops before any traffic moves, with the
+    outcome `paused`; the next call with the same `holder` goes on from there.
 
     Raises:
         InvalidInput: the version was rejected or archived.
@@ -112,7 +114,7 @@ async def roll_out(
             clock=clock,
         )
         rollout = await _begin(cluster, service, wanted, settings, clock, windows, connect, on_step or (lambda _: None))
-        return await _drive(rollout, registry, version)
+        return await _drive(rollout, registry, version, shadow_only=shadow_only)
 
 
 async def _begin(
@@ -182,7 +184,9 @@ def _beginning(
     return begin
 
 
-async def _drive(rollout: Rollout, registry: RolloutRegistry, version: ModelVersion) -> RolloutResult:
+async def _drive(
+    rollout: Rollout, registry: RolloutRegistry, version: ModelVersion, *, shadow_only: bool
+) -> RolloutResult:
     """Step after step until the version is in service, or the one before is again."""
     handlers = {
         Step.SHADOW: rollout.shadow,
@@ -192,6 +196,10 @@ async def _drive(rollout: Rollout, registry: RolloutRegistry, version: ModelVers
     }
     try:
         while (step := rollout.state.step) in handlers:
+            if shadow_only and step is not Step.SHADOW:
+                previous = rollout.state.previous
+                serving = None if previous is None else previous.version or previous.uri
+                return _result(rollout, version, RolloutOutcome.PAUSED, serving=serving)
             log.info("rollout step", extra={"model": version.name, "version": version.version, "step": step.value})
             await handlers[step]()
     except RolloutBusy:
