@@ -52,7 +52,7 @@ class Task:
     @property
     def values(self) -> Float64:
         """`(n_series, n_rows)`."""
-        return self.panel.values[0].T.astype(np.float64)
+        return np.asarray(self.panel.values[0].T, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ def _series_mean(values: Float64, usable: npt.NDArray[np.bool_]) -> Float64:
 def _nonfinite(quantiles: Float64, inputs: ModelInputs) -> int:
     """Forecast cells that are not finite although their window has a sample."""
     has_data = np.isfinite(inputs.recent).any(1) | np.isfinite(inputs.seasonal).any((1, 2))
-    return int((~np.isfinite(quantiles) & has_data[:, None, :, None]).sum())
+    return int(np.count_nonzero(~np.isfinite(quantiles) & np.asarray(has_data)[:, None, :, None]))
 
 
 def _by_kind(stacked: Mapping[str, Float64], kinds: npt.NDArray[np.str_]) -> dict[str, dict[str, float]]:
