@@ -1,0 +1,107 @@
+"""Who may be rolled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from clusterheal_models.gate import bootstrap_bounds, decide
+
+from clusterheal.errors import GateRejected, InvalidInput
+
+
+def evaluation(blocks: list[float], *, peers: dict[str, float] | None = None, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": "predictive-analytics",
+        "package_sha256": "a",
+        "contract_sha256": "c",
+        "window": {"start_ns": 0, "end_ns": 1, "origins": len(blocks), "data_sha256": "d"},
+        "primary": "scrps",
+        "score": float(np.mean(blocks)),
+        "peers": {"persistence": 1.0, "seasonal_naive": 1.2} if peers is None else peers,
+        "blocks": {"model": blocks, "persistence": [1.0] * len(blocks)},
+        "by_kind": {"node": {"model": 0.5, "persistence": 1.0}},
+        "figures": {"coverage80": 0.8},
+        "checks": [{"name": "finite", "passed": True, "detail": "0 not finite"}],
+        **changes,
+    }
+
+
+GOOD = [0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.52, 0.48]
+
+
+def test_a_model_that_beats_its_peers_passes_and_says_against_whom() -> None:
+    verdict = decide(evaluation(GOOD), None)
+    assert verdict.passed
+    assert any("beats persistence at 1.0000" in r for r in verdict.reasons)
+    verdict.require()
+
+
+@pytest.mark.parametrize("peer", [0.3, 0.5])
+def test_a_naive_peer_that_is_as_good_refuses_the_model(peer: float) -> None:
+    verdict = decide(evaluation(GOOD, peers={"persistence": peer}), None)
+    assert not verdict.passed
+    assert "does not beat persistence" in verdict.reasons[0]
+    with pytest.raises(GateRejected, match="does not beat persistence"):
+        verdict.require()
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"score": None}, "candidate.score"),
+        ({"score": float("nan")}, "candidate.score"),
+        ({"figures": {"coverage80": None}}, "candidate.figures.coverage80"),
+        ({"by_kind": {"node": {"model": float("inf")}}}, "candidate.by_kind.node.model"),
+        ({"blocks": {"model": [0.5, None]}}, r"candidate.blocks.model\[1\]"),
+    ],
+)
+def test_a_figure_that_is_missing_or_not_finite_never_passes(change: dict[str, Any], where: str) -> None:
+    verdict = decide(evaluation(GOOD, **change), None)
+    assert not verdict.passed
+    assert len(verdict.reasons) == 1
+    assert where.replace("\\", "") in verdict.reasons[0]
+
+
+def test_a_failed_check_refuses_whatever_the_scores_say() -> None:
+    checks = [{"name": "ordered", "passed": False, "detail": "3 quantiles cross"}]
+    verdict = decide(evaluation(GOOD, checks=checks), None)
+    assert not verdict.passed
+    assert verdict.reasons[0] == "check ordered: 3 quantiles cross"
+
+
+def test_without_any_peer_nothing_shows_that_the_model_is_worth_serving() -> None:
+    assert not decide(evaluation(GOOD, peers={}), None).passed
+
+
+def test_worse_than_the_version_in_service_beyond_chance_is_refused() -> None:
+    verdict = decide(evaluation([b + 0.1 for b in GOOD]), evaluation(GOOD))
+    assert not verdict.passed
+    assert "worse beyond chance" in verdict.reasons[0]
+
+
+def test_worse_within_chance_passes() -> None:
+    noise = [0.2, -0.19, 0.18, -0.2, 0.21, -0.17, 0.2, -0.2]
+    candidate = evaluation([b + n + 0.003 for b, n in zip(GOOD, noise, strict=True)])
+    verdict = decide(candidate, evaluation(GOOD))
+    assert verdict.passed
+    assert any("not worse beyond chance" in r for r in verdict.reasons)
+
+
+def test_with_few_blocks_five_percent_is_the_limit() -> None:
+    assert decide(evaluation([0.52, 0.52]), evaluation([0.5, 0.5])).passed
+    assert not decide(evaluation([0.53, 0.53]), evaluation([0.5, 0.5])).passed
+
+
+def test_evaluations_on_other_data_cannot_be_compared() -> None:
+    other = evaluation(GOOD, window={"start_ns": 5, "end_ns": 6, "origins": 8, "data_sha256": "e"})
+    with pytest.raises(InvalidInput, match="differ in window"):
+        decide(evaluation(GOOD), other)
+
+
+def test_the_bootstrap_gives_the_same_bounds_every_time() -> None:
+    difference = np.random.default_rng(0).normal(0.1, 1, 50)
+    assert bootstrap_bounds(difference) == bootstrap_bounds(difference)
+    low, high = bootstrap_bounds(difference)
+    assert low < difference.mean() < high
