@@ -1,14 +1,21 @@
-"""Compile pipelines to packages."""
+"""Compile the pipelines: packages for the dashboard, manifests for GitOps, READMEs of the components."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
-from clusterheal.errors import InvalidInput
+from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal_pipelines.compatibility import newer_than_backend
+from clusterheal_pipelines.readmes import component_readmes
 
-PIPELINES = ("train",)
+PIPELINES = ("train", "release", "retrain", "backfill", "score")
+MANIFESTS = "manifests"
+
+_DIGEST = re.compile(r"^\S+@sha256:[0-9a-f]{64}$")
 
 
 def load_pipeline(name: str) -> Any:
@@ -26,15 +33,77 @@ def compile_pipeline(name: str, target: Path, *, image: str | None = None) -> Pa
     """Write the package of pipeline `name` to `target` (.yaml); `image` replaces the components' image.
 
     Raises:
-        InvalidInput: no such pipeline.
+        InvalidInput: no such pipeline, or an image that is not pinned by digest.
+        PermanentError: the package uses what the oldest supported backend does not know.
     """
-    from clusterheal_components.image import IMAGE
     from kfp import compiler
 
     pipeline = load_pipeline(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline, str(target))
-    if image is not None:
-        text = target.read_text()
-        target.write_text(text.replace(f"image: {IMAGE}\n", f"image: {image}\n"))
+    _place_image(target, image)
+    if found := newer_than_backend(target.read_text()):
+        raise PermanentError(f"pipeline {name} uses fields that a 2.14 backend does not know: {', '.join(found)}")
     return target
+
+
+def compile_manifests(name: str, package: Path, target: Path) -> Path:
+    """Write `Pipeline` and `PipelineVersion` manifests for GitOps; the version's name carries the package's hash.
+
+    A PipelineVersion is immutable: another content must have another name, and the same content the same.
+    """
+    from kfp import compiler
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()[:12]
+    options = KubernetesManifestOptions(
+        pipeline_name=f"clusterheal-{name}",
+        pipeline_display_name=_display_name(package),
+        pipeline_version_name=f"clusterheal-{name}-{digest}",
+        pipeline_version_display_name=f"{_display_name(package)} {digest}",
+        include_pipeline_manifest=True,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(
+        load_pipeline(name), str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True
+    )
+    image = re.search(r"^ *image: (\S+)$", package.read_text(), re.MULTILINE)
+    _place_image(target, image.group(1) if image else None, pinned=False)
+    return target
+
+
+def compile_all(out: Path, *, image: str | None = None) -> list[Path]:
+    """Everything under `out`: `<pipeline>.yaml` and `manifests/<pipeline>.yaml`."""
+    made = []
+    for name in PIPELINES:
+        package = compile_pipeline(name, out / f"{name}.yaml", image=image)
+        made += [package, compile_manifests(name, package, out / MANIFESTS / f"{name}.yaml")]
+    return made
+
+
+def write_readmes(components: Path) -> list[Path]:
+    """The README.md of every component, from its signature."""
+    made = []
+    for name, text in component_readmes().items():
+        path = components / name / "README.md"
+        path.write_text(text)
+        made.append(path)
+    return made
+
+
+def _display_name(package: Path) -> str:
+    import yaml
+
+    info = next(yaml.safe_load_all(package.read_text()))["pipelineInfo"]
+    return str(info.get("displayName") or info["name"])
+
+
+def _place_image(target: Path, image: str | None, *, pinned: bool = True) -> None:
+    from clusterheal_components.image import IMAGE
+
+    if image is None:
+        return
+    if pinned and not _DIGEST.match(image):
+        raise InvalidInput(f"image {image!r} is not pinned by digest; expected REGISTRY/NAME@sha256:<64 hex digits>")
+    text = target.read_text()
+    target.write_text(re.sub(rf"(?m)^( *image: ){re.escape(IMAGE)}$", rf"\g<1>{image}", text))

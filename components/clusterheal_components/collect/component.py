@@ -9,17 +9,20 @@ from clusterheal_components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0) -> NamedTuple("Range", [("start", str), ("end", str)]):
-    """Fetch the catalogue's series of the last `days` from Prometheus; what the dataset has already is skipped.
+def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0, end: str = "now") -> NamedTuple(
+    "Range", [("start", str), ("end", str)]
+):
+    """Fetch the catalogue's series of some days from Prometheus; what the dataset has already is skipped.
 
     Args:
-        metrics: samples, series and findings of this collection.
+        metrics: samples, parts and entities of this collection.
         days: how far back to collect, in days.
+        end: end of the range, ISO 8601 with zone, or `now`.
 
     Returns:
         start: begin of the collected range, ISO 8601 UTC.
-        end: end of the collected range, ISO 8601 UTC.
+        end: end of the collected range, ISO 8601 UTC, itself not included.
     """
     from clusterheal_components.collecting import collect_range
 
-    return collect_range(days=days, log_metric=metrics.log_metric)
+    return collect_range(days=days, end=end, log_metric=metrics.log_metric)

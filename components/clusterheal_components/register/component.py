@@ -9,7 +9,7 @@ from clusterheal_components.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def register(
     dataset: dsl.Input[dsl.Dataset], model: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact],
-    verdict: str, why: str, run_id: str, run_name: str,
+    reasons: dsl.Input[dsl.Markdown], verdict: str, run_id: str, run_name: str,
 ) -> str:  # fmt: skip
     """Register the package with its verdict, figures and lineage; a repeated call completes a half-finished one.
 
@@ -17,8 +17,8 @@ def register(
         dataset: the training set it came from.
         model: the package.
         evaluation: the figures to record.
-        verdict: `passed` registers a candidate, anything else a rejected version.
-        why: the gate's reasons.
+        reasons: the gate's reasons.
+        verdict: `passed` registers a candidate, `rejected` a rejected version that is never served.
         run_id: the pipeline run, for the lineage.
         run_name: the run's readable name.
 
@@ -30,4 +30,5 @@ def register(
     from clusterheal_components.registering import register_package
 
     folders = Path(dataset.path), Path(model.path), Path(evaluation.path)
+    why = str(reasons.metadata.get("why", ""))
     return register_package(*folders, verdict=verdict, why=why, run_id=run_id, run_name=run_name)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator,valid-type"
-"""Bring a registered version into service."""
+"""Bring a registered version into service in one step."""
 
 from kfp import dsl
 
@@ -7,19 +7,20 @@ from clusterheal_components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def roll_out(name: str, version: str, report: dsl.Output[dsl.Markdown]) -> str:
-    """Roll the version out and wait until it answers its golden requests.
+def roll_out(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdown]) -> str:
+    """Roll the version out: shadow, canary where KServe has it, promotion, bake; back on any breach.
 
     Args:
         name: the served model, `anomaly-detector` or `predictive-analytics`.
         version: the registered version.
+        run_id: the pipeline run that holds the rollout.
         report: what was done, in words.
 
     Returns:
-        How the rollout ended.
+        `promoted`.
     """
     from pathlib import Path
 
-    from clusterheal_components.releasing import roll_out_version
+    from clusterheal_components.releasing import promote_version
 
-    return roll_out_version(name, version, Path(report.path))
+    return promote_version(name, version, run_id, Path(report.path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from clusterheal.local.runner import Step
+    from clusterheal.local.runner_log import Step
 
 Parameters = Annotated[
     list[str] | None,
@@ -23,20 +23,25 @@ def register(app: typer.Typer) -> None:
     app.add_typer(pipeline, name="pipeline")
 
     @pipeline.command("compile")
-    def compile_all(
+    def compile_everything(
         out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
         image: Annotated[
             str | None, typer.Option(help="Image of all components, pinned by digest: NAME@sha256:...")
         ] = None,
+        readmes: Annotated[
+            Path, typer.Option(help="Also write the components' READMEs below this folder, if it exists.")
+        ] = Path("components/clusterheal_components"),
     ) -> None:
-        """Compile every pipeline to a package that the OpenShift AI dashboard imports.
+        """Compile every pipeline: packages that the OpenShift AI dashboard imports, and manifests for GitOps.
 
         Example: clusterheal pipeline compile --out build --image quay.io/org/clusterheal-pipeline@sha256:...
         """
-        from clusterheal_pipelines.compiling import PIPELINES, compile_pipeline
+        from clusterheal_pipelines.compiling import compile_all, write_readmes
 
-        for name in PIPELINES:
-            typer.echo(str(compile_pipeline(name, out / f"{name}.yaml", image=image)))
+        made = compile_all(out, image=image)
+        made += write_readmes(readmes) if readmes.is_dir() else []
+        for path in made:
+            typer.echo(str(path))
 
     @pipeline.command("run")
     def run(

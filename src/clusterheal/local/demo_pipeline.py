@@ -120,8 +120,8 @@ def model_of(run: dict[str, Any], name: str, storage: Path) -> dict[str, Any]:
     return {
         "name": name,
         "version": version,
-        "verdict": (gate.get("parameters") or {}).get("verdict"),
-        "why": str((gate.get("parameters") or {}).get("why", "")).strip(),
+        "verdict": (gate.get("parameters") or {}).get("Output"),
+        "why": str(gate.get("artifacts", {}).get("reasons", {}).get("metadata", {}).get("why", "")).strip(),
         "evaluation": evaluation.get("candidate", evaluation),
         "card": card.read_text() if card.is_file() else "",
     }

@@ -192,7 +192,6 @@ def _execute(job: Mapping[str, Any]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     from kfp import components, local
 
-    _resolve_named_outputs()
     root = Path(job["root"])
     with tempfile.TemporaryDirectory() as workspace:
         local.init(
@@ -202,27 +201,6 @@ def _execute(job: Mapping[str, Any]) -> None:
             raise_on_error=True,
         )
         components.load_component_from_file(job["package"])(**job["arguments"])
-
-
-def _resolve_named_outputs() -> None:
-    """Let `dsl.If` see named outputs: kfp.local 2.17 finds only those called `Output` and else skips the branch."""
-    from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
-
-    original = ConditionEvaluator._resolve_pipeline_channel
-
-    def resolve(channel: str, io_store: Any) -> Any:
-        name = channel.removeprefix("pipelinechannel--")
-        for at in (i for i, c in enumerate(name) if c == "-"):
-            try:
-                return io_store.get_task_output(name[:at], name[at + 1 :])
-            except (KeyError, ValueError):
-                continue
-        return original(channel, io_store)
-
-    ConditionEvaluator._resolve_pipeline_channel = staticmethod(resolve)
-
-
-__all__ = ["PipelineRun", "Step", "read_spec", "run_pipeline"]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,5 @@
+"""Component `score`: see README.md."""
+
+from clusterheal_components.score.component import score
+
+__all__ = ["score"]

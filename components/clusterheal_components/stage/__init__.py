@@ -1,0 +1,5 @@
+"""Component `stage`: see README.md."""
+
+from clusterheal_components.stage.component import stage
+
+__all__ = ["stage"]
