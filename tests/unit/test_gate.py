@@ -54,14 +54,14 @@ def test_a_naive_peer_that_is_as_good_refuses_the_model(peer: float) -> None:
         ({"score": float("nan")}, "candidate.score"),
         ({"figures": {"coverage80": None}}, "candidate.figures.coverage80"),
         ({"by_kind": {"node": {"model": float("inf")}}}, "candidate.by_kind.node.model"),
-        ({"blocks": {"model": [0.5, None]}}, r"candidate.blocks.model\[1\]"),
+        ({"blocks": {"model": [0.5, None]}}, "candidate.blocks.model[1]"),
     ],
 )
 def test_a_figure_that_is_missing_or_not_finite_never_passes(change: dict[str, Any], where: str) -> None:
-    verdict = decide(evaluation(GOOD, **change), None)
+    verdict = decide({**evaluation(GOOD), **change}, None)
     assert not verdict.passed
     assert len(verdict.reasons) == 1
-    assert where.replace("\\", "") in verdict.reasons[0]
+    assert where in verdict.reasons[0]
 
 
 def test_a_failed_check_refuses_whatever_the_scores_say() -> None:
