@@ -97,7 +97,8 @@ class Platform:
 
     def environment(self, *, threads: int = 2) -> dict[str, str]:
         """For our own processes: the settings, and no more threads than a small machine has cores."""
-        return {**self.settings.environment(), "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        limits = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}  # spinning starves the other parts
+        return {**self.settings.environment(), **limits, "PYTHONUNBUFFERED": "1"}
 
     @asynccontextmanager
     async def cluster(self) -> AsyncIterator[Cluster]:
