@@ -21,7 +21,7 @@ from clusterheal.engine.diagnosis import Finding, diagnose
 from clusterheal.engine.guards import GuardCase, evaluate
 from clusterheal.engine.guards.rate import ineffective_runs
 from clusterheal.engine.names import digest
-from clusterheal.engine.records import ActionRecord, Record
+from clusterheal.engine.records import HOLDING, ActionRecord, Record
 from clusterheal.engine.world import Leadership, World
 
 PENDING = frozenset({IncidentState.OPEN, IncidentState.PLANNED, IncidentState.AWAITING_APPROVAL})
@@ -57,7 +57,8 @@ def decide(world: World, leadership: Leadership) -> list[Step]:
     for record in sorted(world.open_records, key=lambda r: r.name):
         after, effect = _continue(record, world, leadership)
         steps[record.name] = Step(before=record, after=after, effect=effect)
-        world = world.with_record(after)
+        # What ends in this round still holds its objects and its budget: its end is not stored yet.
+        world = world.with_record(record if record.state in HOLDING else after)
     candidates = [
         (s.after, s.after.plan, s.after.diagnosis)
         for s in steps.values()

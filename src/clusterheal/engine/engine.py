@@ -54,7 +54,12 @@ class Engine:
         self.metrics = metrics or EngineMetrics()
         self.cache = Cache(parts.cluster, parts.clock, namespace=parts.namespace, rng=parts.rng)
         self.store = IncidentStore(
-            parts.cluster, self.cache, parts.clock, namespace=parts.namespace, linger=parts.config.linger
+            parts.cluster,
+            self.cache,
+            parts.clock,
+            namespace=parts.namespace,
+            linger=parts.config.linger,
+            request_timeout=parts.request_timeout,
         )
         self.elector = Elector(
             parts.cluster, parts.clock, namespace=parts.namespace, identity=parts.identity, times=parts.lease

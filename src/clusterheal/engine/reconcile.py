@@ -25,7 +25,7 @@ from clusterheal.engine.records import ActionRecord, Record
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.store import IncidentStore, Superseded
 from clusterheal.engine.views import KINDS
-from clusterheal.engine.world import Config, World
+from clusterheal.engine.world import Config, Leadership, World
 from clusterheal.errors import ClusterhealError
 from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster
 from clusterheal.kube.resources import REMEDIATION_POLICIES
@@ -72,6 +72,7 @@ class Reconciler:
         self._timeout = request_timeout.total_seconds()
         self._measure = measure
         self._wake = asyncio.Event()
+        self._epoch = 0  # of the lease under which the present round decided
         self.verdicts = ModelVerdicts()
 
     def poke(self) -> None:
@@ -118,23 +119,29 @@ class Reconciler:
     async def round(self) -> None:
         """One pass: observe, decide, and carry out what was decided."""
         self.verdicts = await self._observer.observe(self.world())
-        steps = await self._decided()
+        leadership = self._elector.leadership()
+        if leadership is None:
+            return
+        steps = await self._decided(leadership)
         if any(step.intent for step in steps):
             # Decide again on a view that was read just now: budgets and rights must not rest on a lagging watch.
             await self._cache.refresh(BEFORE_ACTING)
-            steps = await self._decided()
+            steps = await self._decided(leadership)
+        self._epoch = leadership.epoch
         for step in steps:
-            if not self._elector.leading:
-                return
+            if not self._fenced():
+                return  # even if it leads again: somebody else may have acted since this was decided
             try:
                 await self._carry_out(step)
             except (Superseded, ApiRetryable, FenceLost) as exc:
                 log.info("step put off", extra={"incident": step.before.name, "reason": str(exc)})
 
-    async def _decided(self) -> list[Step]:
-        leadership = self._elector.leadership()
-        if leadership is None:
-            return []
+    def _fenced(self) -> bool:
+        """Whether the lease under which this round decided is still held, with time for one more request."""
+        now = self._elector.leadership()
+        return now is not None and now.epoch == self._epoch
+
+    async def _decided(self, leadership: Leadership) -> list[Step]:
         world = self.world()
         if self._measure is not None and world.holding:
             world = replace(world, measurements=await self._measure(world))
@@ -183,7 +190,7 @@ class Reconciler:
             intent,
             record.name,
             clock=self._clock,
-            fence=lambda: self._elector.leading,
+            fence=self._fenced,
             timeout_seconds=self._timeout,
         )
         self._cache.put(KINDS[intent.target.kind], applied.target)
@@ -241,7 +248,7 @@ class Reconciler:
             log.warning("drain incomplete", extra={"node": intent.target.name, "left": [p.name for p in left]})
             return True
         for pod in left:
-            if not self._elector.leading:
+            if not self._fenced():
                 raise FenceLost("the lease ran out between evictions")
             try:
                 await self._cluster.evict(pod.name, namespace=pod.namespace, uid=pod.uid or None)

@@ -16,7 +16,7 @@ from clusterheal.engine.merge import is_old_news, merge_signal
 from clusterheal.engine.names import incident_name, root_key
 from clusterheal.engine.records import Record
 from clusterheal.errors import InvalidInput, RetryableError
-from clusterheal.kube.ports import ApiError, Cluster, Manifest
+from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest
 from clusterheal.kube.resources import INCIDENTS
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,22 @@ class Taken:
 class IncidentStore:
     """Reads from the cache, writes through the API."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, clock: Clock, *, namespace: str, linger: timedelta) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        clock: Clock,
+        *,
+        namespace: str,
+        linger: timedelta,
+        request_timeout: timedelta,
+    ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._clock = clock
         self._namespace = namespace
         self._linger = linger
+        self._timeout = request_timeout.total_seconds()
         self._locks: dict[str, asyncio.Lock] = {}
         self._decoded: dict[tuple[str, str], Record] = {}
 
@@ -186,9 +196,12 @@ class IncidentStore:
             Superseded: somebody did. ApiRetryable: unknown whether it was written; read again.
         """
         try:
-            written = await self._cluster.update(
-                INCIDENTS, encode(record), namespace=self._namespace, subresource="status"
-            )
+            async with asyncio.timeout(self._timeout):
+                written = await self._cluster.update(
+                    INCIDENTS, encode(record), namespace=self._namespace, subresource="status"
+                )
+        except TimeoutError as exc:
+            raise ApiRetryable(f"incident {record.name}: no answer within {self._timeout} s") from exc
         except ApiError as exc:
             if exc.status in (404, 409):
                 raise Superseded(f"incident {record.name}: {exc}") from exc

@@ -71,7 +71,9 @@ class FaultyCluster:
         return answer
 
     async def _maybe_die(self) -> None:
-        if self.died.is_set() or self._rng.random() < self._weather.death:
+        if self.died.is_set():
+            raise ApiRetryable("this process is dead (simulated)")
+        if self._rng.random() < self._weather.death:
             self.died.set()
             await asyncio.Event().wait()
 

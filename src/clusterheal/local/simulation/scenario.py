@@ -31,7 +31,7 @@ SHOP = "shop"
 WORKLOADS = ("cart", "checkout", "catalog")
 NODE_NAMES = ("worker-0", "worker-1", "worker-2")
 CONCURRENT, MAX_UNAVAILABLE = 2, 1
-STORM, AFTERMATH = timedelta(minutes=12), timedelta(minutes=45)
+STORM, AFTERMATH, SETTLED = timedelta(minutes=6), timedelta(minutes=40), timedelta(seconds=30)
 CONFIG = Config(
     mode="auto",
     quiet=timedelta(seconds=10),
@@ -108,6 +108,7 @@ class Scenario:
         self.replicas = [Replica(self, n) for n in range(2)]
         self.firing: dict[str, dict[str, Any]] = {}
         self.posted = 0
+        self.mended = False
         self._listeners: list[Any] = []
 
     async def run(self) -> None:
@@ -122,15 +123,13 @@ class Scenario:
             asyncio.create_task(self._trouble()),
             *(asyncio.create_task(r.live()) for r in self.replicas),
         ]
-        ending = asyncio.create_task(asyncio.sleep((STORM + AFTERMATH).total_seconds()))
+        ending = asyncio.create_task(self._over())
         try:
             while not ending.done():
                 done, _ = await asyncio.wait({ending, *tasks}, return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {ending}:
                     tasks.remove(task)
                     task.result()
-                if self.loop.time() > STORM.total_seconds() + 60 and self._all_over():
-                    break
         finally:
             for task in (*tasks, ending):
                 task.cancel()
@@ -138,8 +137,15 @@ class Scenario:
         self._check()
         self.checker.at_end(self.clock.now())
 
-    def _all_over(self) -> bool:
-        return bool(self.checker.records) and all(r.ended for r in self.checker.records.values())
+    async def _over(self) -> None:
+        """Until every incident has ended and nothing new comes, or the time is up."""
+        quiet_since = self.loop.time()
+        while self.loop.time() < (STORM + AFTERMATH).total_seconds():
+            await asyncio.sleep(5.0)
+            calm = self.mended and all(r.ended for r in self.checker.records.values())
+            quiet_since = quiet_since if calm else self.loop.time()
+            if self.loop.time() - quiet_since > SETTLED.total_seconds():
+                return
 
     def _build(self) -> None:
         self.emulator.load_files(crds())
@@ -193,6 +199,7 @@ class Scenario:
             while not await self._post(self.firing[name], "resolved"):
                 await asyncio.sleep(1.0)
             del self.firing[name]
+        self.mended = True
 
     async def _post(self, alert: dict[str, Any], status: str) -> bool:
         """Send to any replica that answers, as Alertmanager does through a Service; `True` once stored."""
