@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -125,10 +126,20 @@ def validate_metadata(kind: ResourceType, obj: Manifest, old: Manifest | None) -
             continue
         for key, value in values.items():
             causes += _validate_pair(f"metadata.{name}", key, value)
-    for n, owner in enumerate(metadata.get("ownerReferences") or ()):
-        for field in ("apiVersion", "kind", "name", "uid"):
-            if not owner.get(field):
-                causes.append(required(f"metadata.ownerReferences[{n}].{field}"))
+    return causes + _validate_owners(metadata.get("ownerReferences") or ())
+
+
+def _validate_owners(owners: Sequence[Manifest]) -> list[Cause]:
+    here = "metadata.ownerReferences"
+    causes = [
+        invalid_value(f"{here}.{field}", owner.get(field, ""), f"{text} not be empty")
+        for owner in owners
+        for field, text in (("apiVersion", "version must"), ("kind", "must"), ("name", "must"), ("uid", "must"))
+        if not owner.get(field)
+    ]
+    if sum(bool(owner.get("controller")) for owner in owners) > 1:
+        names = [o.get("name") for o in owners]
+        causes.append(invalid_value(here, names, "Only one reference can have Controller set to true"))
     return causes
 
 

@@ -121,6 +121,8 @@ class Remover:
         pod = self._store.get("pods", namespace, pod_name)
         if pod is None:
             raise failures.not_found(kind.resource, pod_name)
+        if (eviction.get("metadata") or {}).get("name", pod_name) != pod_name:
+            raise failures.bad_request("name in URL does not match name in Eviction object")
         options = eviction.get("deleteOptions") or {}
         dry_run = dry_run or bool(options.get("dryRun"))
         self._check_preconditions(kind, pod, options.get("preconditions") or {})

@@ -17,7 +17,8 @@ class GarbageCollector:
         self._seen = -1
 
     def step(self, world: World) -> datetime | None:
-        if world.api.store.revision == self._seen:
+        revision = world.api.store.revision
+        if revision == self._seen:
             return None
         everything = [(key, obj) for key in world.api.store.resources() for obj in world.items(key)]
         present = {obj["metadata"]["uid"]: obj for _, obj in everything}
@@ -27,7 +28,8 @@ class GarbageCollector:
             self._collect(world, key, obj, present)
         for key, obj in everything:
             self._finish_owner(world, key, obj, everything)
-        self._seen = world.api.store.revision
+        # Its own deletions orphan others: the next pass must look again.
+        self._seen = revision
         return None
 
     @staticmethod
