@@ -13,32 +13,48 @@ from clusterheal_components.snapshot import Snapshot, thaw
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def train_detector(dataset: Path, model: Path, seed: int, device: str, max_seconds: float | None) -> dict[str, Any]:
+def train_detector(
+    dataset: Path, model: Path, *, seed: int, device: str, max_seconds: float | None, accelerators: int = 0
+) -> dict[str, Any]:
     """Fit the anomaly detector on the snapshot and export its package to `model`.
 
     `device` and `max_seconds` bound the forecaster's training; the detector is fitted in closed form, on the CPU.
     """
     from clusterheal_models.detector import DetectorConfig, fit
 
-    _check(device)
+    _device(device, accelerators)
     snapshot = _open(dataset)
     fitted = fit(snapshot.panel, snapshot.split, DetectorConfig(seed=seed))
     return _describe(fitted.export(_empty(model)), snapshot)
 
 
-def train_forecaster(dataset: Path, model: Path, seed: int, device: str, max_seconds: float | None) -> dict[str, Any]:
+def train_forecaster(
+    dataset: Path, model: Path, *, seed: int, device: str, max_seconds: float | None, accelerators: int = 0
+) -> dict[str, Any]:
     """Fit the forecaster on the snapshot and export its package to `model`."""
     from clusterheal_models.forecaster import ForecasterConfig, fit
 
+    chosen = _device(device, accelerators)
     snapshot = _open(dataset)
-    config = ForecasterConfig(seed=seed, device=_check(device), max_seconds=max_seconds)  # type: ignore[arg-type]
+    config = ForecasterConfig(seed=seed, device=chosen, max_seconds=max_seconds)  # type: ignore[arg-type]
     fitted = fit(snapshot.panel, snapshot.split, config)
     return _describe(fitted.export(_empty(model)), snapshot)
 
 
-def _check(device: str) -> str:
+def _device(device: str, accelerators: int) -> str:
+    """Raises:
+    InvalidInput: no such device, or GPUs were asked for and torch sees none.
+    """
     if device not in DEVICES:
         raise InvalidInput(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
+    if accelerators and device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InvalidInput(
+                f"{accelerators} accelerators were asked for, but torch sees no CUDA device; "
+                "check the accelerator's resource name and the image, or ask for 0"
+            )
     return device
 
 

@@ -58,7 +58,9 @@ def judged_model(name: str, dataset: Any, training: Training) -> tuple[Any, Any]
     """Train, evaluate, gate, register; returns the channels of the verdict and of the registered version."""
     title = TITLES[name]
     trainer = TRAINERS[name]
-    fitted = trainer(dataset=dataset, seed=training.seed, device=training.device, max_seconds=training.max_seconds)
+    # GPU count and type also go in as plain inputs: KFP passes a pipeline's parameters on to the inner graph of an
+    # exit handler only when a step takes them as inputs, not when only its resources name them.
+    fitted = trainer(dataset=dataset, **vars(training))
     on_gpu(on_cluster(fitted, f"Train {title}", FIT, cached=True), training.accelerator, training.accelerators)
     model = fitted.outputs["model"]
     judged = on_cluster(evaluate(dataset=dataset, model=model), f"Evaluate {title}", JUDGE)

@@ -71,6 +71,15 @@ class TrainingSettings(Section):
     notify_url: AnyHttpUrl | None = Field(None, description="where pipelines POST how they ended; None: nowhere")
 
 
+class PipelineSettings(Section):
+    url: AnyHttpUrl | None = Field(None, description="Data Science Pipelines API: its route or https://ds-pipeline-...")
+    token_file: Path | None = Field(None, description="bearer token, read again before each request since it rotates")
+    ca_file: Path | None = Field(None, description="CA bundle; inside the cluster the service-ca ConfigMap")
+    timeout: timedelta = Field(timedelta(seconds=30), description="per request; an upload takes seconds")
+    attempts: int = Field(4, ge=1, le=20, description="tries of a request that may be repeated, with growing pauses")
+    service_account: str | None = Field(None, description="account of the runs; None: pipeline-runner-dspa")
+
+
 class RegistrySettings(Section):
     url: AnyHttpUrl = Field(AnyHttpUrl("http://127.0.0.1:8085"), description="model registry, REST root URL")
     token_file: Path | None = Field(None, description="bearer token file")
@@ -196,6 +205,7 @@ class Settings(BaseSettings):
     prometheus: PrometheusSettings = PrometheusSettings()
     dataset: DatasetSettings = DatasetSettings()
     training: TrainingSettings = TrainingSettings()
+    pipelines: PipelineSettings = PipelineSettings()
     registry: RegistrySettings = RegistrySettings()
     serving: ServingSettings = ServingSettings()
     inference: InferenceSettings = InferenceSettings()

@@ -13,6 +13,8 @@ def train_detector(
     seed: int = 7,
     device: str = "auto",
     max_seconds: float = 3600.0,
+    accelerator: str = "none",
+    accelerators: str = "0",
 ) -> None:
     """Train the anomaly detector and export it as a sealed package.
 
@@ -22,9 +24,13 @@ def train_detector(
         seed: same seed, data and machine give the same model.
         device: `auto` takes CUDA when there is one; `cpu` or `cuda` insist.
         max_seconds: stop training after this long, in seconds; it stops before when it no longer improves.
+        accelerator: resource name of the GPUs this step was given, for the record.
+        accelerators: how many GPUs this step was given; with one or more, training without CUDA is an error.
     """
     from pathlib import Path
 
     from clusterheal_components.training import train_detector
 
-    model.metadata.update(train_detector(Path(dataset.path), Path(model.path), seed, device, max_seconds))
+    paths = Path(dataset.path), Path(model.path)
+    about = train_detector(*paths, seed=seed, device=device, max_seconds=max_seconds, accelerators=int(accelerators))
+    model.metadata.update(about | {"accelerator": accelerator, "accelerators": accelerators})

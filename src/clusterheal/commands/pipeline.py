@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clusterheal_pipelines.backend import Backend
+
     from clusterheal.local.runner_log import Step
+    from clusterheal.settings import Settings
 
 Parameters = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE for a parameter of the pipeline (JSON or text); may be given often."),
 ]
+
+ServerUrl = Annotated[str | None, typer.Option(help="Data Science Pipelines API, root URL.")]
+TokenFile = Annotated[Path | None, typer.Option(help="File with a bearer token for the API.")]
+CaFile = Annotated[Path | None, typer.Option(help="CA bundle of the API.")]
+Image = Annotated[str | None, typer.Option(help="Image of all components, pinned by digest: NAME@sha256:...")]
+Config = Annotated[Path | None, typer.Option(help="Settings file (TOML).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +37,7 @@ def register(app: typer.Typer) -> None:
     @pipeline.command("compile")
     def compile_everything(
         out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
-        image: Annotated[
-            str | None, typer.Option(help="Image of all components, pinned by digest: NAME@sha256:...")
-        ] = None,
+        image: Image = None,
         readmes: Annotated[
             Path, typer.Option(help="Also write the components' READMEs below this folder, if it exists.")
         ] = Path("components/clusterheal_components"),
@@ -55,6 +65,108 @@ def register(app: typer.Typer) -> None:
         Example: clusterheal pipeline run train --set days=7 --out out/runs
         """
         run_here(name, parse_parameters(parameters or []), out, timeout)
+
+    @pipeline.command("submit")
+    def submit(
+        name: Annotated[str, typer.Argument(help="Pipeline, e.g. train.")],
+        parameters: Parameters = None,
+        url: ServerUrl = None,
+        token_file: TokenFile = None,
+        ca_file: CaFile = None,
+        image: Image = None,
+        config: Config = None,
+    ) -> None:
+        """Upload a pipeline where this version of it is missing, and start a run on the cluster.
+
+        Example: clusterheal pipeline submit train --set days=14 --url https://ds-pipeline-dspa.ml.svc:8443
+        """
+        from clusterheal_pipelines import submitting
+
+        with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
+            account = settings.pipelines.service_account
+            run = submitting.submit(backend, name, package, parse_parameters(parameters or []), account=account)
+        typer.echo(f"{run.get('run_id')} {run.get('state', 'PENDING')}")
+
+    @pipeline.command("schedule")
+    def schedule(
+        name: Annotated[str, typer.Argument(help="Pipeline, e.g. retrain.")],
+        cron: Annotated[str, typer.Option(help="Six fields, seconds first: '0 0 3 * * *' is daily at 03:00.")],
+        parameters: Parameters = None,
+        pinned: Annotated[bool, typer.Option(help="Stay on this version instead of following the latest.")] = False,
+        disabled: Annotated[bool, typer.Option("--disabled", help="Make it, but do not start runs.")] = False,
+        wait: Annotated[float, typer.Option(help="How long to wait for a running job before replacing, s.")] = 3600.0,
+        url: ServerUrl = None,
+        token_file: TokenFile = None,
+        ca_file: CaFile = None,
+        image: Image = None,
+        config: Config = None,
+    ) -> None:
+        """Have exactly one schedule for a pipeline: no catch-up, one run at a time. Safe to repeat.
+
+        Example: clusterheal pipeline schedule retrain --cron '0 0 3 * * *' --set when=drifted
+        """
+        from clusterheal_pipelines import submitting
+
+        wanted = submitting.Schedule(
+            cron=cron, parameters=parse_parameters(parameters or []), pinned=pinned, enabled=not disabled
+        )
+        with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
+            account = settings.pipelines.service_account
+            limit = timedelta(seconds=wait)
+            made, new = submitting.schedule(backend, name, package, wanted, account=account, wait=limit)
+        typer.echo(f"{made.get('recurring_run_id')} {'created' if new else 'unchanged'}")
+
+    @pipeline.command("status")
+    def status(
+        run_id: Annotated[str | None, typer.Argument(help="A run's id; default: the newest runs.")] = None,
+        limit: Annotated[int, typer.Option(help="How many of the newest runs to show.")] = 10,
+        url: ServerUrl = None,
+        token_file: TokenFile = None,
+        ca_file: CaFile = None,
+        config: Config = None,
+    ) -> None:
+        """Show runs on the cluster; with a run's id, exits 1 when that run failed.
+
+        Example: clusterheal pipeline status --limit 5
+        """
+        from itertools import islice
+
+        from clusterheal.errors import PermanentError
+
+        with connected(config, url, token_file, ca_file) as (backend, _):
+            runs = [backend.run(run_id)] if run_id is not None else list(islice(backend.runs(), limit))
+        for run in runs:
+            typer.echo(f"{run['run_id']} {run.get('state', '?'):<10} {run.get('created_at')} {run.get('display_name')}")
+        if run_id is not None and runs[0].get("state") in ("FAILED", "CANCELED"):
+            raise PermanentError(f"run {run_id} {runs[0]['state'].lower()}: {runs[0].get('error') or 'see its steps'}")
+
+
+@contextmanager
+def connected(
+    config: Path | None, url: str | None, token_file: Path | None, ca_file: Path | None
+) -> Iterator[tuple[Backend, Settings]]:
+    """The server that flags and settings name, and the settings."""
+    from clusterheal_pipelines.backend import Backend
+
+    from clusterheal.settings import load_settings
+    from clusterheal.telemetry import configure_logging
+
+    flags: dict[str, dict[str, Any]] = {"pipelines": {"url": url, "token_file": token_file, "ca_file": ca_file}}
+    settings = load_settings(config, flags)
+    configure_logging(settings.log)
+    with Backend(settings.pipelines) as backend:
+        yield backend, settings
+
+
+@contextmanager
+def packaged(name: str, image: str | None) -> Iterator[Path]:
+    """The compiled package of a pipeline, for as long as it is needed."""
+    import tempfile
+
+    from clusterheal_pipelines.compiling import compile_pipeline
+
+    with tempfile.TemporaryDirectory() as aside:
+        yield compile_pipeline(name, Path(aside, f"{name}.yaml"), image=image)
 
 
 def run_here(name: str, arguments: dict[str, Any], out: Path, timeout: float | None) -> None:

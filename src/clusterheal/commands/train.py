@@ -72,7 +72,13 @@ def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare
         aside = Path(name)
         freeze(panel, aside / "dataset", train=chosen.train_share, calibration=chosen.calibration_share)
         for fit in (training.train_detector, training.train_forecaster):
-            about = fit(aside / "dataset", aside / "training", chosen.seed, chosen.device, chosen.max_seconds)
+            about = fit(
+                aside / "dataset",
+                aside / "training",
+                seed=chosen.seed,
+                device=chosen.device,
+                max_seconds=chosen.max_seconds,
+            )
             package = (aside / "training").rename(aside / str(about["name"]))
             rejections += _judge(settings, aside, package, compare=compare)
         for made in sorted(aside.iterdir()):

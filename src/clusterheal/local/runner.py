@@ -50,7 +50,7 @@ def run_pipeline(
     clock = clock or SystemClock()
     spec = read_spec(package)
     name = str(spec["pipelineInfo"]["name"])
-    _check_arguments(spec, arguments)
+    arguments = checked_arguments(spec, arguments)
     started = clock.now()
     folder = out.absolute() / f"{name}-{started:%Y%m%dT%H%M%S%f}"
     folder.mkdir(parents=True)
@@ -100,16 +100,35 @@ def read_spec(package: Path) -> dict[str, Any]:
     return spec
 
 
-def _check_arguments(spec: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def checked_arguments(spec: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments in the types that the pipeline declares: 3 for a Float becomes 3.0, 1 for a String "1".
+
+    Raises:
+        InvalidInput: a parameter that the pipeline does not have, that is missing, or of another type.
+    """
+    name = spec["pipelineInfo"]["name"]
     known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise InvalidInput(
-            f"pipeline {spec['pipelineInfo']['name']} has no parameter {unknown}; it has {sorted(known)}"
-        )
+        raise InvalidInput(f"pipeline {name} has no parameter {unknown}; it has {sorted(known)}")
     required = {k for k, v in known.items() if "defaultValue" not in v and not v.get("isOptional")}
     if missing := sorted(required - set(arguments)):
-        raise InvalidInput(f"pipeline {spec['pipelineInfo']['name']} needs the parameter {missing}")
+        raise InvalidInput(f"pipeline {name} needs the parameter {missing}")
+    return {key: _typed(key, value, known[key]["parameterType"]) for key, value in arguments.items()}
+
+
+def _typed(key: str, value: Any, wanted: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted == "NUMBER_DOUBLE" and number:
+        return float(value)
+    if wanted == "NUMBER_INTEGER" and number and float(value).is_integer():
+        return int(value)
+    if wanted == "STRING":
+        return value if isinstance(value, str) else json.dumps(value)
+    plain = {"BOOLEAN": bool, "LIST": list, "STRUCT": dict}
+    if wanted in plain and isinstance(value, plain[wanted]):
+        return value
+    raise InvalidInput(f"parameter {key}: expected {wanted.replace('_', ' ').lower()}, got {value!r}")
 
 
 def _without_retries(package: Path, folder: Path) -> Path:
