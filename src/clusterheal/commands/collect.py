@@ -37,8 +37,11 @@ def register(app: typer.Typer) -> None:
         days: float | None = typer.Option(None, help="How far back to collect, days."),
         start: datetime | None = typer.Option(None, help="First time, UTC; instead of --days."),
         end: datetime | None = typer.Option(None, help="Time to stop before, UTC; default: now."),
+        shard: str | None = typer.Option(None, help="Collect only this share of the entities, index/count: 0/4."),
+        html: bool | None = typer.Option(None, "--html/--no-html", help="Write the quality report as a page, too."),
+        check: bool = typer.Option(False, "--check", help="Only check the catalogue: metrics, units, ranges, PromQL."),
     ) -> None:
-        from clusterheal.metrics.collect import collect as run
+        from clusterheal.metrics.shards import WHOLE, Shard
         from clusterheal.settings import load_settings
         from clusterheal.telemetry import configure_logging
 
@@ -51,17 +54,42 @@ def register(app: typer.Typer) -> None:
                     "ca_file": ca_file,
                     "namespace": tenant,
                 },
-                "dataset": {"path": dataset, "catalogue": catalogue, "step": step, "days": days},
+                "dataset": {"path": dataset, "catalogue": catalogue, "step": step, "days": days, "html_report": html},
             },
         )
         configure_logging(settings.log)
+        if check:
+            _check(settings.dataset.catalogue)
+            return
+        from clusterheal.metrics.collect import collect as run
+
         until = _utc(end) if end else datetime.now(UTC)
         since = _utc(start) if start else until - timedelta(days=settings.dataset.days)
         if start and days:
             raise InvalidInput("give --start or --days, not both")
         with _progress() as progress:
-            report = run(settings, start=since, end=until, progress=progress)
+            part = Shard.parse(shard) if shard else WHOLE
+            report = run(settings, start=since, end=until, progress=progress, shard=part)
         typer.echo(report.summary())
+
+
+def _check(path: Path | None) -> None:
+    """Check a catalogue and say what is wrong.
+
+    Raises:
+        InvalidInput: something is.
+    """
+    from clusterheal.metrics.catalogue import load_catalogue
+    from clusterheal.metrics.catalogue_check import check_catalogue
+
+    catalogue = load_catalogue(path)
+    findings = check_catalogue(catalogue)
+    for finding in findings:
+        typer.echo(f"{finding.severity}: {finding.code}: {finding.subject}: {finding.detail}")
+    errors = sum(f.severity == "error" for f in findings)
+    if errors:
+        raise InvalidInput(f"{catalogue.source}: {errors} problems")
+    typer.echo(f"{catalogue.source}: {len(catalogue.features)} features, no problem")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import orjson
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.contracts import MetricFrame
 from clusterheal.errors import PermanentError
-from clusterheal.metrics.findings import Finding
+from clusterheal.metrics.findings import Finding, Severity
 from clusterheal.metrics.grid import NS_PER_MS, FrameBuilder, Labels, WindowWriter
 from clusterheal.metrics.http import AnswerTooLarge, Exchange
 from clusterheal.metrics.parser import Envelope, MatrixParser, format_ms, parse_envelope
@@ -27,6 +27,9 @@ from clusterheal.settings import PrometheusSettings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+MAX_FINDINGS = 1000
+"""Findings kept; a client that lives as long as the engine must not grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +136,19 @@ class PrometheusClient:
         """
         grid = step_grid(start, end, step, now=self._clock.now())
         builder = FrameBuilder(grid, keep)
-        windows = split_steps(grid.n_steps, self.settings.max_points, self.settings.concurrency)
+        # one point more is asked for, to compare with the window before
+        windows = split_steps(grid.n_steps, self.settings.max_points - 1, self.settings.concurrency)
         await gather([self._fill(promql, builder, first, count) for first, count in windows])
-        return builder.build()
+        frame = builder.build()
+        if builder.disagreements:
+            self._note(
+                "chunks-disagree",
+                "warning",
+                promql,
+                f"{builder.disagreements} values differ between two answers for the same time; data may be arriving "
+                "late, or replicas behind the querier differ",
+            )
+        return frame
 
     async def _fill(self, promql: str, builder: FrameBuilder, first: int, count: int) -> None:
         """One window into the grid; halved where the server finds it too large."""
@@ -179,15 +192,18 @@ class PrometheusClient:
         )
 
     def _check(self, envelope: Envelope, promql: str) -> None:
-        for code, texts in (("server-warning", envelope.warnings), ("server-info", envelope.infos)):
-            for text in texts:
-                severity = "warning" if code == "server-warning" else "info"
-                finding = Finding(code=code, severity=severity, subject=promql, detail=text)  # type: ignore[arg-type]
-                if finding not in self.findings:
-                    self.findings.append(finding)
-                    log.warning("server warned", extra={"query": promql, "warning": text})
+        for text in envelope.warnings:
+            self._note("server-warning", "warning", promql, text)
+        for text in envelope.infos:
+            self._note("server-info", "info", promql, text)
         if envelope.status != "success":
             raise PermanentError(f"{self.settings.url}: {envelope.error_type}: {envelope.error} for {promql!r}")
+
+    def _note(self, code: str, severity: Severity, subject: str, detail: str) -> None:
+        finding = Finding(code=code, severity=severity, subject=subject, detail=detail)
+        if finding not in self.findings and len(self.findings) < MAX_FINDINGS:
+            self.findings.append(finding)
+            log.warning("finding", extra={"code": code, "subject": subject, "detail": detail})
 
 
 def _sample(labels: Mapping[str, str], value: Any) -> Sample:

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from clusterheal.clock import Clock, SystemClock
-from clusterheal.contracts import EntityKind, FeatureContract, MetricFrame, entity_key
 from clusterheal.errors import DataQualityError, InvalidInput
 from clusterheal.metrics.catalogue import Catalogue, load_catalogue
 from clusterheal.metrics.client import PrometheusClient
 from clusterheal.metrics.dataset import Dataset
+from clusterheal.metrics.fetch import PartFetcher
 from clusterheal.metrics.findings import Finding
-from clusterheal.metrics.grid import NS_PER_MS
-from clusterheal.metrics.parts import Extent, Part, kind_features
+from clusterheal.metrics.lock import Holder, hold
+from clusterheal.metrics.parts import Extent, Part
 from clusterheal.metrics.plan import missing_extents
+from clusterheal.metrics.probe import count_series
+from clusterheal.metrics.quality import QualityReport, Thresholds
+from clusterheal.metrics.quality_meter import QualityMeter
+from clusterheal.metrics.quality_report import write_report
+from clusterheal.metrics.server_checks import check_server, counter_resets
+from clusterheal.metrics.shards import WHOLE, Shard
 from clusterheal.metrics.storage import Storage
-from clusterheal.metrics.tasks import gather
 from clusterheal.metrics.windows import from_ms, step_ms, to_ms
 from clusterheal.settings import Settings
 
 log = logging.getLogger(__name__)
-
-PROBES = 48
-"""Times over the window at which the number of series of a feature is asked for."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many parts are done."""
@@ -38,7 +41,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CollectReport:
-    """What a collect did. `samples` counts cells that hold a number, of what was fetched now."""
+    """What a collect did.
+
+    `entities` by kind and `samples` (cells that hold a number) are of what was fetched now. `quality` is `None` when
+    nothing was missing; `report` is where its JSON lies.
+    """
 
     path: str
     contract_sha256: str
@@ -52,6 +59,8 @@ class CollectReport:
     bytes_written: int
     seconds: float
     findings: tuple[Finding, ...]
+    quality: QualityReport | None = None
+    report: str | None = None
 
     def summary(self) -> str:
         """Lines for people."""
@@ -62,6 +71,8 @@ class CollectReport:
             f"fetched {self.samples:,} samples of {entities} in {self.parts_written} parts "
             f"({self.bytes_written / 2**20:.1f} MiB), {self.parts_present} parts were there, {self.seconds:.1f} s",
         ]
+        if self.quality is not None and self.quality.coverage is not None:
+            lines.append(f"coverage {self.quality.coverage:.1%}; report: {self.report}")
         lines += [f"{f.severity}: {f.code}: {f.subject}: {f.detail}" for f in self.findings if f.severity != "info"]
         return "\n".join(lines)
 
@@ -73,20 +84,23 @@ def collect(
     end: datetime,
     progress: Progress | None = None,
     catalogue: Catalogue | None = None,
+    shard: Shard = WHOLE,
     clock: Clock | None = None,
 ) -> CollectReport:
     """Bring the dataset at `settings.dataset.path` up to `start <= t < end`, both rounded down to the step.
 
     Only what is missing is fetched: a second collect appends, an interrupted one goes on where it stopped.
+    With `shard` only its entities are collected; several shards may be collected side by side into one dataset.
 
     Raises:
         InvalidInput: a window or step that makes no sense, or a query that the server does not understand.
         ContractMismatch: the dataset holds other features or another step.
+        DatasetBusy: another collector is writing this dataset (this shard of it).
         DataQualityError: the server has no series for any feature, or the data fail a threshold.
         RetryableError, PermanentError: the server or the storage refuses.
     """
     return asyncio.run(
-        collect_async(settings, start=start, end=end, progress=progress, catalogue=catalogue, clock=clock)
+        collect_async(settings, start=start, end=end, progress=progress, catalogue=catalogue, shard=shard, clock=clock)
     )
 
 
@@ -97,6 +111,7 @@ async def collect_async(
     end: datetime,
     progress: Progress | None = None,
     catalogue: Catalogue | None = None,
+    shard: Shard = WHOLE,
     clock: Clock | None = None,
 ) -> CollectReport:
     """`collect` for callers that run an event loop."""
@@ -104,8 +119,13 @@ async def collect_async(
     window = collect_window(start, end, settings.dataset.step, now=clock.now())
     wanted = catalogue or load_catalogue(settings.dataset.catalogue)
     storage = Storage.open(settings.dataset.path, settings.dataset)
-    async with PrometheusClient(settings.prometheus, clock=clock) as client:
-        return await _Run(client, storage, wanted, settings, window, progress or _silent).run()
+    name = "collect" if shard == WHOLE else f"collect-{shard.index}of{shard.count}"
+    async with (
+        PrometheusClient(settings.prometheus, clock=clock) as client,
+        hold(storage, name, clock, random.Random()) as holder,
+    ):
+        run = _Run(client, storage, wanted, settings, window, shard, holder, clock)
+        return await run.run(progress or _silent)
 
 
 def collect_window(start: datetime, end: datetime, step: timedelta, *, now: datetime) -> tuple[int, int]:
@@ -124,6 +144,8 @@ def collect_window(start: datetime, end: datetime, step: timedelta, *, now: date
 
 
 class _Run:
+    """One collect, its lock held."""
+
     def __init__(
         self,
         client: PrometheusClient,
@@ -131,146 +153,161 @@ class _Run:
         catalogue: Catalogue,
         settings: Settings,
         window: tuple[int, int],
-        progress: Progress,
+        shard: Shard,
+        holder: Holder,
+        clock: Clock,
     ) -> None:
         self._client = client
         self._storage = storage
         self._catalogue = catalogue
         self._settings = settings
         self._start_ms, self._end_ms = window
-        self._step = settings.dataset.step
-        self._step_ms = step_ms(self._step)
-        self._progress = progress
+        self._shard = shard
+        self._holder = holder
+        self._clock = clock
+        self._step_ms = step_ms(settings.dataset.step)
         self._findings: list[Finding] = []
-        self._entities: dict[str, set[str]] = {}
-        self._samples = self._bytes = 0
 
-    async def run(self) -> CollectReport:
+    async def run(self, progress: Progress) -> CollectReport:
         began = time.perf_counter()
-        dataset, series = await self._dataset()
-        have = await asyncio.to_thread(dataset.extents)
-        todo = missing_extents(have, start_ms=self._start_ms, end_ms=self._end_ms, step_ms=self._step_ms, series=series)
-        done = 0
-        self._progress("collect", done, len(todo))
-        async for part in self._fetched(todo, dataset.contract):
-            self._bytes += await asyncio.to_thread(dataset.write, part)
-            done += 1
-            self._progress("collect", done, len(todo))
-        return CollectReport(
+        dataset = await asyncio.to_thread(Dataset.find, self._storage)
+        if dataset is None:
+            dataset, series = await self._begin()
+            have: list[Extent] = []
+        else:
+            self._catalogue = self._fitting(dataset)
+            have = await asyncio.to_thread(dataset.extents)
+            series = await self._known_series(dataset, have)
+        todo = missing_extents(
+            have,
+            start_ms=self._start_ms,
+            end_ms=self._end_ms,
+            step_ms=self._step_ms,
+            series=series,
+            shard=self._shard,
+        )
+        fetcher = PartFetcher(self._client, dataset.contract)
+        meter = QualityMeter(
+            dataset.contract,
+            min((e.start_ms for e in todo), default=self._start_ms),
+            max((e.end_ms for e in todo), default=self._end_ms),
+        )
+        entities: dict[str, set[str]] = {}
+        samples = size = 0
+        progress("collect", 0, len(todo))
+        async for part in fetcher.parts(todo):
+            size += await asyncio.to_thread(self._store, dataset, meter, part)
+            samples += int(np.count_nonzero(~np.isnan(part.values)))
+            entities.setdefault(part.extent.kind, set()).update(part.entities)
+            progress("collect", sum(1 for e in todo if e <= part.extent), len(todo))
+        quality = await self._judge(meter, todo, fetcher) if todo else None
+        report = CollectReport(
             path=self._storage.url,
             contract_sha256=dataset.contract.sha256,
             start=from_ms(self._start_ms),
             end=from_ms(self._end_ms),
-            entities={kind: len(keys) for kind, keys in sorted(self._entities.items())},
+            entities={kind: len(keys) for kind, keys in sorted(entities.items())},
             features=dataset.contract.feature_names,
             parts_written=len(todo),
             parts_present=len(have),
-            samples=self._samples,
-            bytes_written=self._bytes,
+            samples=samples,
+            bytes_written=size,
             seconds=time.perf_counter() - began,
-            findings=tuple(self._findings + self._client.findings),
+            findings=quality.findings if quality else tuple(self._findings + self._client.findings),
+            quality=quality,
+            report=await asyncio.to_thread(self._write_report, quality) if quality else None,
         )
+        _require_ok(report)
+        return report
 
-    async def _dataset(self) -> tuple[Dataset, dict[str, int]]:
-        """The dataset, new if there is none, and how many series each entity kind has."""
-        found = await asyncio.to_thread(Dataset.find, self._storage)
-        catalogue = self._catalogue
-        if found is not None:
-            known = [n for n in found.contract.feature_names if n in {f.name for f in catalogue.features}]
-            found.require((catalogue.only(known) if known else catalogue).contract(self._step))
-            catalogue = catalogue.only(known)
-        counts = await self._count_series(catalogue)
-        present = [f.name for f in catalogue.features if counts[f.name]]
-        if found is None:
-            if not present:
-                raise DataQualityError(
-                    f"{self._settings.prometheus.url}: no series for any of the {len(counts)} features of "
-                    f"{catalogue.source} between {from_ms(self._start_ms)} and {from_ms(self._end_ms)}; "
-                    "is this the right Prometheus, and does its history reach back so far?"
-                )
-            for name in sorted(set(counts) - set(present)):
-                self._finding("feature-absent", "info", name, "no series; left out of the contract")
-            catalogue = catalogue.only(present)
-            found = await asyncio.to_thread(Dataset.create, self._storage, catalogue.contract(self._step))
-        series: Counter[str] = Counter()
-        for feature in catalogue.features:
-            series[feature.spec.entity_kind] += max(1, counts[feature.name])
-        return found, dict(series)
-
-    async def _count_series(self, catalogue: Catalogue) -> dict[str, int]:
-        """The most series that each feature has at one time, looked up now and then over the window."""
-        last = self._end_ms - self._step_ms
-        width = max(self._step_ms, (last - self._start_ms) // PROBES // self._step_ms * self._step_ms)
-        steps = (last - self._start_ms) // width
-
-        async def most(promql: str) -> int:
-            frame = await self._client.query_range(
-                f"count({promql})",
-                start=from_ms(last - steps * width),
-                end=from_ms(last),
-                step=timedelta(milliseconds=width),
+    async def _begin(self) -> tuple[Dataset, dict[str, int]]:
+        """A new dataset with the features that the server has series for."""
+        counts = await count_series(
+            self._client, self._catalogue, start_ms=self._start_ms, end_ms=self._end_ms, step_ms=self._step_ms
+        )
+        present = [name for name, count in counts.items() if count]
+        if not present:
+            raise DataQualityError(
+                f"{self._settings.prometheus.url}: no series for any of the {len(counts)} features of "
+                f"{self._catalogue.source} between {from_ms(self._start_ms)} and {from_ms(self._end_ms)}; "
+                "is this the right Prometheus, and does its history reach back so far?"
             )
-            return int(np.nanmax(frame.values)) if frame.labels else 0
+        for name in sorted(set(counts) - set(present)):
+            self._note("feature-absent", name, "no series; left out of the contract")
+        self._catalogue = self._catalogue.only(present)
+        contract = self._catalogue.contract(self._settings.dataset.step)
+        dataset = await asyncio.to_thread(Dataset.find, self._storage)  # another shard may have been quicker
+        if dataset is None:
+            dataset = await asyncio.to_thread(Dataset.create, self._storage, contract)
+        dataset.require(contract)
+        return dataset, self._by_kind(counts)
 
-        counts = await gather([most(f.spec.promql) for f in catalogue.features])
-        return {f.name: n for f, n in zip(catalogue.features, counts, strict=True)}
+    def _by_kind(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Series per entity kind in this shard, from counts by feature."""
+        series: Counter[str] = Counter()
+        for feature in self._catalogue.features:
+            series[feature.spec.entity_kind] += max(1, -(-counts[feature.name] // self._shard.count))
+        return dict(series)
 
-    async def _fetched(self, todo: Sequence[Extent], contract: FeatureContract) -> AsyncIterator[Part]:
-        """Parts in order; the next one is being fetched while the caller writes this one."""
-        ahead: asyncio.Task[Part] | None = None
-        try:
-            for i in range(len(todo)):
-                current = ahead or asyncio.create_task(self._fetch(todo[i], contract))
-                part = await current
-                following = todo[i + 1] if i + 1 < len(todo) else None
-                ahead = asyncio.create_task(self._fetch(following, contract)) if following else None
-                yield part
-        finally:
-            if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+    def _fitting(self, dataset: Dataset) -> Catalogue:
+        """The part of the catalogue that the dataset holds.
 
-    async def _fetch(self, extent: Extent, contract: FeatureContract) -> Part:
-        features = [contract.features[i] for i in kind_features(contract, extent.kind)]
-        frames = await gather(
-            [
-                self._client.query_range(
-                    f.promql,
-                    start=from_ms(extent.start_ms),
-                    end=from_ms(extent.end_ms - self._step_ms),
-                    step=self._step,
-                )
-                for f in features
-            ]
+        Raises:
+            ContractMismatch: the two do not fit.
+        """
+        names = {f.name for f in self._catalogue.features}
+        known = [n for n in dataset.contract.feature_names if n in names]
+        fitting = self._catalogue.only(known) if known else self._catalogue
+        dataset.require(fitting.contract(self._settings.dataset.step))
+        for name in sorted(names - set(known)):
+            self._note("feature-outside", name, "not in this dataset's contract; not collected")
+        return fitting
+
+    async def _known_series(self, dataset: Dataset, have: list[Extent]) -> dict[str, int]:
+        """How many series each kind has, where possible from its newest part rather than from the server."""
+        newest = {e.kind: e for e in sorted(have)}
+        if any(kind.name not in newest for kind in dataset.contract.entity_kinds):
+            window = {"start_ms": self._start_ms, "end_ms": self._end_ms, "step_ms": self._step_ms}
+            return self._by_kind(await count_series(self._client, self._catalogue, **window))
+        entities = {k: len(await asyncio.to_thread(dataset.entities, e)) * e.shard.count for k, e in newest.items()}
+        return self._by_kind({f.name: entities[f.spec.entity_kind] for f in self._catalogue.features})
+
+    def _store(self, dataset: Dataset, meter: QualityMeter, part: Part) -> int:
+        meter.add(part)
+        self._holder.require()
+        return dataset.write(part)
+
+    async def _judge(self, meter: QualityMeter, todo: list[Extent], fetcher: PartFetcher) -> QualityReport:
+        end = max(e.end_ms for e in todo)
+        span = timedelta(milliseconds=end - min(e.start_ms for e in todo))
+        server = await check_server(self._client, self._clock)
+        resets = await counter_resets(self._client, self._catalogue.features, from_ms(end - self._step_ms), span)
+        limits = self._settings.dataset
+        return meter.report(
+            Thresholds(
+                min_coverage=limits.min_coverage,
+                max_out_of_range=limits.max_out_of_range,
+                max_clock_skew=limits.max_clock_skew,
+            ),
+            server=server,
+            resets=resets,
+            findings=(*self._findings, *fetcher.findings.values(), *self._client.findings),
         )
-        kind = next(k for k in contract.entity_kinds if k.name == extent.kind)
-        return await asyncio.to_thread(self._assemble, extent, kind, frames)
 
-    def _assemble(self, extent: Extent, kind: EntityKind, frames: Sequence[MetricFrame]) -> Part:
-        keys = [[entity_key(kind, labels) for labels in frame.labels] for frame in frames]
-        entities = sorted(set().union(*keys))
-        rows = {key: i for i, key in enumerate(entities)}
-        n_steps = (extent.end_ms - extent.start_ms) // self._step_ms
-        values = np.full((len(frames), len(entities), n_steps), np.nan, np.float32)
-        for f, (frame, own) in enumerate(zip(frames, keys, strict=True)):
-            doubled = sorted(key for key, count in Counter(own).items() if count > 1)
-            if doubled:
-                self._finding(
-                    "entity-doubled", "warning", doubled[0], f"{len(doubled)} entities have more than one series"
-                )
-            values[f, [rows[key] for key in own]] = frame.values.T
-        self._entities.setdefault(kind.name, set()).update(entities)
-        self._samples += int(np.count_nonzero(~np.isnan(values)))
-        return Part(extent=extent, entities=tuple(entities), values=values)
+    def _write_report(self, quality: QualityReport) -> str:
+        return write_report(self._storage, quality, self._shard, html=self._settings.dataset.html_report)
 
-    def _finding(self, code: str, severity: str, subject: str, detail: str) -> None:
-        finding = Finding(code=code, severity=severity, subject=subject, detail=detail)  # type: ignore[arg-type]
-        if finding not in self._findings:
-            self._findings.append(finding)
+    def _note(self, code: str, subject: str, detail: str) -> None:
+        self._findings.append(Finding(code=code, severity="info", subject=subject, detail=detail))
+
+
+def _require_ok(report: CollectReport) -> None:
+    if report.quality is not None and not report.quality.ok:
+        errors = [f"{f.code} ({f.subject}): {f.detail}" for f in report.findings if f.severity == "error"]
+        raise DataQualityError(
+            f"{report.path}: the data fail {len(errors)} checks: {'; '.join(errors)}; report: {report.report}"
+        )
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
     return
-
-
-__all__ = ["NS_PER_MS", "CollectReport", "collect", "collect_async", "collect_window"]

@@ -10,7 +10,7 @@ import numpy as np
 from clusterheal.contracts import FeatureContract, FeaturePanel, Float32, Int64
 from clusterheal.errors import ContractMismatch, DataQualityError, InvalidInput
 from clusterheal.metrics.grid import NS_PER_MS
-from clusterheal.metrics.parts import Extent, Part, decode, encode, kind_features
+from clusterheal.metrics.parts import Extent, Part, decode, encode, kind_features, read_entities
 from clusterheal.metrics.storage import Storage
 from clusterheal.settings import DatasetSettings
 
@@ -99,11 +99,10 @@ class Dataset:
         first = _clip_up(min(e.start_ms for e in extents), start_ns, self._step_ms)
         last = _clip_up(max(e.end_ms for e in extents), end_ns, self._step_ms, upper=True)
         times: Int64 = np.arange(first, last, self._step_ms, dtype=np.int64)
-        parts = list(self.parts(start_ns, end_ns))
-        keys = self._entities(parts, entities)
+        keys = self._entities(extents, entities)
         rows = {key: i for i, key in enumerate(keys)}
         values = np.full((len(keys), len(times), len(self.contract.features)), np.nan, np.float32)
-        for part in parts:
+        for part in self.parts(start_ns, end_ns):
             self._place(part, values, rows, first, len(times))
         return FeaturePanel(values=values, timestamps=times * NS_PER_MS, entities=tuple(keys), contract=self.contract)
 
@@ -115,8 +114,17 @@ class Dataset:
             and (start_ns is None or e.end_ms * NS_PER_MS > start_ns)
         ]
 
-    def _entities(self, parts: Sequence[Part], wanted: Iterable[str] | None) -> list[str]:
-        present = {key for part in parts for key in part.entities}
+    def entities(self, extent: Extent) -> tuple[str, ...]:
+        """Who is in a part, without reading its values.
+
+        Raises:
+            DataQualityError: the part is corrupt.
+        """
+        with self.storage.open_file(extent.name) as file:
+            return read_entities(file, self.storage.full(extent.name))
+
+    def _entities(self, extents: Sequence[Extent], wanted: Iterable[str] | None) -> list[str]:
+        present = {key for extent in extents for key in self.entities(extent)}
         if wanted is None:
             if not present:
                 raise DataQualityError(f"{self.storage.url}: no entity has a sample in the time asked for")

@@ -29,13 +29,16 @@ class FrameBuilder:
         self._rows: dict[tuple[tuple[str, str], ...], int] = {}
         self._by_bytes: dict[bytes, int | None] = {}
         self._committed: set[int] = set()
+        self._shared: list[tuple[int, dict[int, float]]] = []
+        self.disagreements = 0
 
     def window(self, first: int, n_steps: int) -> WindowWriter:
         """A writer of the steps `first <= k < first + n_steps`."""
-        return WindowWriter(self, first, n_steps)
+        return WindowWriter(self, self._grid, first, n_steps, overlap=first > 0)
 
     def build(self) -> MetricFrame:
         """The frame, its series sorted by labels, so that it does not depend on the order of answers."""
+        self._compare_overlaps()
         order = sorted(key for key, row in self._rows.items() if row in self._committed)
         _permute_rows(self._values, [self._rows[key] for key in order], len(self._rows))
         times = self._grid.start_ms + np.arange(self._grid.n_steps, dtype=np.int64) * self._grid.step_ms
@@ -71,22 +74,41 @@ class FrameBuilder:
     def clear(self, first: int, last: int) -> None:
         self._values[:, first:last] = np.nan
 
-    def commit(self, rows: set[int]) -> None:
+    def commit(self, rows: set[int], shared: int | None, before: Mapping[int, float]) -> None:
+        """Count in `rows`; `before` are their values at step `shared`, which the window before holds, too."""
         self._committed |= rows
+        if shared is not None:
+            self._shared.append((shared, dict(before)))
+
+    def _compare_overlaps(self) -> None:
+        """How many values differ where two answers overlap; a sample in only one of them differs, too."""
+        for step, before in self._shared:
+            again = np.full(len(self._rows), np.nan, np.float32)
+            with np.errstate(over="ignore"):
+                again[list(before)] = list(before.values())
+            held = self._values[: len(self._rows), step]
+            self.disagreements += int(np.count_nonzero(~((held == again) | (np.isnan(held) & np.isnan(again)))))
+        self._shared.clear()
 
 
 class WindowWriter:
     """Writes the answer to one request: some consecutive steps, all series.
 
-    Nothing counts until `commit`; a request that is sent again starts with `clear`.
+    Nothing counts until `commit`; a request that is sent again starts with `clear`. With `overlap` the request
+    begins one step earlier, on the last step of the window before: the two answers have to agree there.
     """
 
-    def __init__(self, builder: FrameBuilder, first: int, n_steps: int) -> None:
+    def __init__(self, builder: FrameBuilder, whole: StepGrid, first: int, n_steps: int, *, overlap: bool) -> None:
         self._builder = builder
         self._first = first
-        whole = builder._grid
-        self.grid = StepGrid(start_ms=whole.start_ms + first * whole.step_ms, step_ms=whole.step_ms, n_steps=n_steps)
+        self._n_steps = n_steps
+        self._overlap = int(overlap)
+        start = first - self._overlap
+        self.grid = StepGrid(
+            start_ms=whole.start_ms + start * whole.step_ms, step_ms=whole.step_ms, n_steps=n_steps + self._overlap
+        )
         self._rows: set[int] = set()
+        self._before: dict[int, float] = {}
 
     def add(self, labels: bytes, block: bytes) -> None:
         """One series, as `MatrixParser` hands it over.
@@ -101,19 +123,27 @@ class WindowWriter:
             raise PermanentError(f"series {labels.decode(errors='replace')} is twice in one answer")
         steps, values = decode_points(block, self.grid)
         self._rows.add(row)
+        start = self._first - self._overlap
+        moved: slice | Int64
         if isinstance(steps, slice):
-            moved: slice | Int64 = slice(steps.start + self._first, steps.stop + self._first)
+            shared = self._overlap and steps.start == 0 and steps.stop > 0
+            moved = slice(steps.start + start + int(shared), steps.stop + start)
         else:
-            moved = steps + self._first
-        self._builder.put(row, moved, values)
+            shared = self._overlap and len(steps) > 0 and steps[0] == 0
+            moved = steps[int(shared) :] + start
+        if shared:
+            self._before[row] = float(values[0])
+        self._builder.put(row, moved, values[int(shared) :])
 
     def clear(self) -> None:
         """Forget what a failed attempt wrote."""
-        self._builder.clear(self._first, self._first + self.grid.n_steps)
+        self._builder.clear(self._first, self._first + self._n_steps)
         self._rows.clear()
+        self._before.clear()
 
     def commit(self) -> None:
-        self._builder.commit(self._rows)
+        """The answer is complete."""
+        self._builder.commit(self._rows, self._first - 1 if self._overlap else None, self._before)
 
 
 def _parse_labels(text: bytes) -> dict[str, str]:

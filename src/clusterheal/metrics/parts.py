@@ -8,6 +8,7 @@ extent are in the file's key-value metadata, so that a file explains itself.
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,26 +20,32 @@ import numpy.typing as npt
 from clusterheal.contracts import FeatureContract, Float32
 from clusterheal.errors import DataQualityError
 from clusterheal.metrics.grid import NS_PER_MS
+from clusterheal.metrics.shards import WHOLE, Shard
 
 DAY_MS = 86_400_000
 CONTRACT_KEY = b"clusterheal.contract"
 EXTENT_KEY = b"clusterheal.extent"
+ENTITIES_KEY = b"clusterheal.entities"
 
-_NAME = re.compile(r"day=\d{4}-\d\d-\d\d/(?P<kind>[^/.]+)\.(?P<start>-?\d+)-(?P<end>-?\d+)\.parquet\Z")
+_NAME = re.compile(
+    r"day=\d{4}-\d\d-\d\d/(?P<kind>[^/.]+)(\.(?P<index>\d+)of(?P<count>\d+))?\.(?P<start>-?\d+)-(?P<end>-?\d+)\.parquet\Z"
+)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Extent:
-    """What a part covers: steps `start_ms <= t < end_ms` of one entity kind, within one UTC day."""
+    """What a part covers: steps `start_ms <= t < end_ms` of one shard of one entity kind, within one UTC day."""
 
     start_ms: int
     end_ms: int
     kind: str
+    shard: Shard = WHOLE
 
     @property
     def name(self) -> str:
         day = datetime.fromtimestamp(self.start_ms // DAY_MS * DAY_MS / 1000, UTC).date()
-        return f"day={day.isoformat()}/{self.kind}.{self.start_ms}-{self.end_ms}.parquet"
+        shard = "" if self.shard == WHOLE else f".{self.shard.index}of{self.shard.count}"
+        return f"day={day.isoformat()}/{self.kind}{shard}.{self.start_ms}-{self.end_ms}.parquet"
 
     @classmethod
     def of(cls, name: str) -> Extent | None:
@@ -46,7 +53,8 @@ class Extent:
         match = _NAME.match(name)
         if match is None:
             return None
-        return cls(kind=match["kind"], start_ms=int(match["start"]), end_ms=int(match["end"]))
+        shard = Shard(index=int(match["index"]), count=int(match["count"])) if match["count"] else WHOLE
+        return cls(kind=match["kind"], start_ms=int(match["start"]), end_ms=int(match["end"]), shard=shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +88,13 @@ def encode(part: Part, contract: FeatureContract) -> memoryview:
         columns[name] = pa.array(values.ravel())
     table = pa.table(columns)
     extent = f"{part.extent.kind} {part.extent.start_ms} {part.extent.end_ms}".encode()
-    table = table.replace_schema_metadata({CONTRACT_KEY: contract.to_json().encode(), EXTENT_KEY: extent})
+    table = table.replace_schema_metadata(
+        {
+            CONTRACT_KEY: contract.to_json().encode(),
+            EXTENT_KEY: extent,
+            ENTITIES_KEY: json.dumps(part.entities).encode(),
+        }
+    )
     sink = pa.BufferOutputStream()
     parquet.write_table(
         table,
@@ -94,6 +108,24 @@ def encode(part: Part, contract: FeatureContract) -> memoryview:
     return memoryview(sink.getvalue())
 
 
+def read_entities(file: Any, where: str) -> tuple[str, ...]:
+    """The entities of a part, from its footer alone.
+
+    Raises:
+        DataQualityError: not a part.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        metadata = parquet.read_schema(file).metadata or {}
+        return tuple(json.loads(metadata[ENTITIES_KEY]))
+    except (pa.ArrowException, OSError) as exc:
+        raise _unreadable(where, exc) from exc
+    except (KeyError, ValueError) as exc:
+        raise _foreign(where) from exc
+
+
 def decode(data: bytes, extent: Extent, contract: FeatureContract, where: str) -> Part:
     """Inverse of `encode`.
 
@@ -103,19 +135,19 @@ def decode(data: bytes, extent: Extent, contract: FeatureContract, where: str) -
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as exc:
-        raise DataQualityError(f"{where}: not readable as Parquet ({exc}); delete the file and collect again") from exc
-    stored = (table.schema.metadata or {}).get(CONTRACT_KEY)
-    if stored is None:
-        raise DataQualityError(f"{where}: carries no feature contract; it was not written by clusterheal collect")
-    contract.require_same(FeatureContract.from_json(stored.decode()).sha256, where=where)
     names = [contract.features[i].name for i in kind_features(contract, extent.kind)]
+    try:
+        metadata = parquet.read_schema(io.BytesIO(data)).metadata or {}
+        table = parquet.read_table(io.BytesIO(data), columns=names)
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise _unreadable(where, exc) from exc
+    if CONTRACT_KEY not in metadata or ENTITIES_KEY not in metadata:
+        raise _foreign(where)
+    contract.require_same(FeatureContract.from_json(metadata[CONTRACT_KEY].decode()).sha256, where=where)
     n_steps = (extent.end_ms - extent.start_ms) // (contract.step_ns // NS_PER_MS)
-    entities = _entities(table)
+    entities = tuple(json.loads(metadata[ENTITIES_KEY]))
     shape = (len(entities), n_steps)
-    if table.num_rows != shape[0] * shape[1] or not set(names) <= set(table.column_names):
+    if table.num_rows != shape[0] * shape[1] or table.column_names != names:
         raise DataQualityError(
             f"{where}: expected {shape[0]} entities x {n_steps} steps of {names}, got {table.num_rows} rows of "
             f"{table.column_names}; delete the file and collect again"
@@ -127,17 +159,9 @@ def decode(data: bytes, extent: Extent, contract: FeatureContract, where: str) -
     return Part(extent=extent, entities=entities, values=values)
 
 
-def _entities(table: Any) -> tuple[str, ...]:
-    """Entity keys in the order of their rows."""
-    import pyarrow as pa
+def _unreadable(where: str, exc: Exception) -> DataQualityError:
+    return DataQualityError(f"{where}: not readable as Parquet ({exc}); delete the file and collect again")
 
-    column = table.column("entity")
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    seen: dict[str, None] = {}
-    for chunk in column.chunks:
-        keys = chunk.dictionary.to_pylist()
-        _, first = np.unique(chunk.indices.to_numpy(), return_index=True)
-        for at in np.sort(first):
-            seen.setdefault(keys[chunk.indices[int(at)].as_py()])
-    return tuple(seen)
+
+def _foreign(where: str) -> DataQualityError:
+    return DataQualityError(f"{where}: carries no feature contract; it was not written by clusterheal collect")

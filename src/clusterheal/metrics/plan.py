@@ -6,35 +6,77 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from clusterheal.metrics.parts import DAY_MS, Extent
+from clusterheal.metrics.shards import WHOLE, Shard
+
+Interval = tuple[int, int]
+"""Milliseconds since the epoch, half open."""
 
 SAMPLES_PER_CHUNK = 4_000_000
 """Samples in one part: 16 MB as float32, and what bounds the memory of a collect."""
 
 
 def missing_extents(
-    have: Sequence[Extent], *, start_ms: int, end_ms: int, step_ms: int, series: Mapping[str, int]
+    have: Sequence[Extent],
+    *,
+    start_ms: int,
+    end_ms: int,
+    step_ms: int,
+    series: Mapping[str, int],
+    shard: Shard = WHOLE,
 ) -> list[Extent]:
     """Parts to fetch for `start_ms <= t < end_ms`, oldest first.
 
-    `series` tells for each entity kind how many series its features have together; a part holds at most
+    `series` tells for each entity kind how many series its features have together in the shard; a part holds at most
     `SAMPLES_PER_CHUNK` samples and never crosses midnight UTC.
     """
     todo = []
     for kind, count in series.items():
         most = max(1, SAMPLES_PER_CHUNK // max(1, count))
-        for first, last in _uncovered([e for e in have if e.kind == kind], start_ms, end_ms):
-            todo += [Extent(kind=kind, start_ms=a, end_ms=b) for a, b in _cut(first, last, step_ms, most)]
+        covered = coverage([e for e in have if e.kind == kind], shard)
+        for first, last in _gaps(covered, start_ms, end_ms):
+            pieces = _cut(first, last, step_ms, most)
+            todo += [Extent(kind=kind, start_ms=a, end_ms=b, shard=shard) for a, b in pieces]
     return sorted(todo)
 
 
-def _uncovered(have: Sequence[Extent], start_ms: int, end_ms: int) -> list[tuple[int, int]]:
+def coverage(have: Sequence[Extent], shard: Shard = WHOLE) -> list[Interval]:
+    """When every entity of the shard is covered, by its own parts, by whole parts, or by all shards of a split."""
+    by_shard: dict[Shard, list[Interval]] = {}
+    for extent in have:
+        by_shard.setdefault(extent.shard, []).append((extent.start_ms, extent.end_ms))
+    covered = by_shard.get(WHOLE, []) + by_shard.get(shard, [])
+    for count in {s.count for s in by_shard if s.count > 1}:
+        common = merged(by_shard.get(Shard(index=0, count=count), []))
+        for index in range(1, count):
+            common = _common(common, merged(by_shard.get(Shard(index=index, count=count), [])))
+        covered += common
+    return merged(covered)
+
+
+def merged(intervals: Sequence[Interval]) -> list[Interval]:
+    """The same times as intervals that neither touch nor overlap, oldest first."""
+    out: list[Interval] = []
+    for start, end in sorted(intervals):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        else:
+            out.append((start, end))
+    return out
+
+
+def _common(a: Sequence[Interval], b: Sequence[Interval]) -> list[Interval]:
+    both = ((max(s, t), min(e, f)) for s, e in a for t, f in b)
+    return sorted((s, e) for s, e in both if s < e)
+
+
+def _gaps(covered: Sequence[Interval], start_ms: int, end_ms: int) -> list[Interval]:
     gaps, at = [], start_ms
-    for extent in sorted(have):
-        if extent.start_ms >= end_ms:
+    for first, last in covered:
+        if first >= end_ms:
             break
-        if extent.start_ms > at:
-            gaps.append((at, extent.start_ms))
-        at = max(at, extent.end_ms)
+        if first > at:
+            gaps.append((at, first))
+        at = max(at, last)
     if at < end_ms:
         gaps.append((at, end_ms))
     return gaps

@@ -47,7 +47,7 @@ async def retried(
                 raise
             jitter = rng.uniform(0, min(CAP_SECONDS, BASE_SECONDS * 2**attempt))
             wait = jitter if asked is None else asked + jitter * 0.1
-            log.info("request will be repeated", extra={"attempt": attempt, "wait_s": round(wait, 3), "why": str(exc)})
+            log.debug("request will be repeated", extra={"attempt": attempt, "wait_s": round(wait, 3), "why": str(exc)})
             await clock.sleep(wait)
     raise AssertionError("attempts is at least 1")
 

@@ -91,6 +91,14 @@ class Storage:
 
         return self._do(get, self.full(name))  # type: ignore[no-any-return]
 
+    def open_file(self, name: str) -> Any:
+        """The file for random access, a context manager.
+
+        Raises:
+            PermanentError: there is none, or the storage refuses.
+        """
+        return self._do(lambda: self.filesystem.open_input_file(self.full(name)), self.full(name))
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Put the whole file, replacing one of that name; after a crash there is the old one, the new one, or none.
 
@@ -134,6 +142,6 @@ class Storage:
         try:
             return call()
         except (TimeoutError, ConnectionError) as exc:
-            raise RetryableError(f"{where}: {exc}") from exc
+            raise RetryableError(f"{where}: {exc}; the storage may answer later") from exc
         except OSError as exc:
             raise PermanentError(f"{where}: {exc}; check path, endpoint, CA and credentials") from exc
