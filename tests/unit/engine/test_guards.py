@@ -1,0 +1,393 @@
+"""Every guard as a table: what it lets pass, what it stops, and that it fails closed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from engine_kit import (
+    AUTO, CART, NOW, WORKER, action, budget, case, deployment, diagnosis, hpa, minutes, node, observation, past, plan,
+    pod, pool, record, signal, snapshot,
+)  # fmt: skip
+
+from clusterheal.contracts import IncidentState, SignalSource, Verdict
+from clusterheal.engine import guards
+from clusterheal.engine.guards import (
+    approval, blast_radius, confidence, contract, cooldown, disruption_budget, freshness, held, machine_config_pool,
+    mode, pause, rate, target, window,
+)  # fmt: skip
+from clusterheal.engine.policy import Autonomy, Policy, PolicySet, Window
+from clusterheal.engine.records import Approval, Request
+from clusterheal.engine.signals.models import ModelVerdicts
+from clusterheal.engine.world import Config, Pause
+from clusterheal.kube.resources import (
+    DEPLOYMENTS,
+    HORIZONTAL_POD_AUTOSCALERS,
+    MACHINE_CONFIG_POOLS,
+    NAMESPACES,
+    NODES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+)
+
+DRAIN = plan("drain", WORKER, ttl_seconds=60)
+SCALE = plan("scale", from_replicas=2, to_replicas=3, max_replicas=10)
+
+
+@pytest.mark.parametrize(
+    ("engine", "policy", "allowed"),
+    [
+        ("auto", AUTO, True),
+        ("approve", AUTO, True),
+        ("observe", AUTO, False),
+        ("suggest", AUTO, False),
+        ("auto", Policy(name="p", mode="suggest"), False),
+        ("auto", None, False),  # without a policy the engine observes
+        ("auto", Policy(name="p", mode="auto", namespaces=frozenset({"other"})), False),
+        ("auto", Policy(name="p", mode="auto", actions=frozenset({"scale"})), False),
+    ],
+)
+def test_mode_is_the_strictest_of_engine_and_policy(engine: str, policy: Policy | None, allowed: bool) -> None:
+    assert mode.check(case(policy=policy, config=Config(mode=engine)))[0] is allowed
+
+
+def test_a_policy_that_cannot_be_read_holds_everything_at_observe() -> None:
+    broken = PolicySet(policies=(AUTO,), problems={"bad": "unknown time zone"})
+    allowed, reason = mode.check(case(policies=broken))
+    assert not allowed
+    assert "bad" in reason
+
+
+def test_one_harm_takes_an_action_class_back_to_approval_until_forgiven() -> None:
+    harmed = (past(Verdict.HARMED),)
+    assert case(others=harmed).mode[0] == "approve"
+    forgiven = replace(AUTO, autonomy=Autonomy(forgive_before=NOW))
+    assert case(others=harmed, policy=forgiven).mode[0] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("decision", "plan_id", "age", "allowed"),
+    [
+        (None, "", minutes(0), False),
+        ("approve", "p1", minutes(1), True),
+        ("approve", "p0", minutes(1), False),  # the plan changed after the approval
+        ("approve", "p1", timedelta(hours=5), False),  # too old
+        ("reject", "p1", minutes(1), False),
+    ],
+)
+def test_approval_is_for_this_plan_and_recent(
+    decision: str | None, plan_id: str, age: timedelta, allowed: bool
+) -> None:
+    given = None if decision is None else Approval(decision=decision, by="ann", at=NOW - age, plan_id=plan_id)
+    checked = case(rec=record(approval=given), config=Config(mode="approve"))
+    assert approval.check(checked)[0] is allowed
+
+
+def test_asking_for_an_action_is_approving_it_but_not_another_one() -> None:
+    asked = record(request=Request(action="restart", parameters={}, by="ann", at=NOW))
+    assert approval.check(case(rec=asked, config=Config(mode="approve")))[0]
+    assert not approval.check(case(SCALE, rec=asked, config=Config(mode="approve")))[0]
+
+
+@pytest.mark.parametrize(("until", "allowed"), [(None, False), (NOW + minutes(1), False), (NOW - minutes(1), True)])
+def test_a_pause_holds_until_it_expires(until: object, allowed: bool) -> None:
+    assert pause.check(case(pause=Pause(until=until, reason="r", by="ann")))[0] is allowed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("label", "allowed"),
+    [("true", False), ("20260105T120100Z", False), ("20260105T115900Z", True), ("nonsense", False), ("false", True)],
+)
+def test_a_pause_label_on_namespace_or_object_holds(label: str, allowed: bool) -> None:
+    labels = {"clusterheal.io/pause": label}
+    on_namespace = snapshot((NAMESPACES, {"metadata": {"name": "shop", "labels": labels}}))
+    on_object = snapshot((DEPLOYMENTS, deployment(labels=labels)))
+    assert pause.check(case(snapshot=on_namespace))[0] is allowed
+    assert pause.check(case(snapshot=on_object))[0] is allowed
+
+
+def a_window(kind: str, start: int, end: int, zone: str = "UTC", days: str = "Mon") -> Window:
+    return Window(
+        name=kind, kind=kind, days=frozenset(days.split()), start=time(start), end=time(end), zone=ZoneInfo(zone)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ((), True),
+        ((a_window("block", 11, 13),), False),
+        ((a_window("block", 12, 13),), False),
+        ((a_window("block", 11, 12),), True),  # the end is exclusive
+        ((a_window("block", 11, 13, days="Tue"),), True),
+        ((a_window("allow", 11, 13),), True),
+        ((a_window("allow", 13, 14),), False),
+        ((a_window("allow", 11, 13), a_window("block", 11, 13)), False),
+        ((a_window("block", 22, 13, days="Sun"),), False),  # over midnight, begun on Sunday
+        ((a_window("block", 22, 13, days="Mon"),), True),
+        ((a_window("block", 20, 22, zone="Asia/Tokyo"),), False),  # 21:00 there
+    ],
+)
+def test_windows_of_the_week(given: tuple[Window, ...], allowed: bool) -> None:
+    assert window.check(case(policy=replace(AUTO, windows=given)))[0] is allowed
+
+
+def test_a_target_that_is_gone_replaced_or_going_is_left_alone() -> None:
+    gone = snapshot()
+    gone = replace(gone, objects={**gone.objects, DEPLOYMENTS: {}})
+    assert not target.check(case(snapshot=gone))[0]
+    assert not target.check(case(snapshot=snapshot((DEPLOYMENTS, deployment(uid="another")))))[0]
+    going = deployment(deletionTimestamp="2026-01-05T12:00:00Z")
+    assert not target.check(case(snapshot=snapshot((DEPLOYMENTS, going))))[0]
+    assert target.check(case())[0]
+
+
+def test_nothing_is_done_on_a_resolved_signal() -> None:
+    over = record(observations=(observation(resolved=minutes(0)),))
+    assert not freshness.check(case(rec=over))[0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "began", "allowed"),
+    [
+        (minutes(0), minutes(1), True),
+        (minutes(11), minutes(20), False),  # nobody confirmed it lately
+        (minutes(0), timedelta(hours=7), False),  # days-old events are not replayed into actions
+        (minutes(0), -minutes(30), False),  # from the future
+    ],
+)
+def test_old_signals_trigger_nothing(seen: timedelta, began: timedelta, allowed: bool) -> None:
+    stale = record(observations=(observation(signal(age=began), age=seen),))
+    assert freshness.check(case(rec=stale))[0] is allowed
+
+
+def test_a_stale_view_of_the_cluster_is_not_acted_on() -> None:
+    fresh = snapshot()
+    old = replace(fresh, synced_at={**fresh.synced_at, PODS: NOW - minutes(11)})
+    assert not freshness.check(case(snapshot=old))[0]
+    unread = replace(fresh, synced_at={DEPLOYMENTS: NOW}, unreadable={PODS: "forbidden: list pods"})
+    allowed, reason = freshness.check(case(snapshot=unread))
+    assert not allowed
+    assert "list pods" in reason
+
+
+@pytest.mark.parametrize(
+    ("origin", "value", "allowed"),
+    [
+        ("rule", 0.1, True),
+        ("ai", 0.8, True),
+        ("ai", 0.79, False),
+        ("ai", float("nan"), False),
+    ],
+)
+def test_ai_below_its_floor_never_acts(origin: str, value: float, allowed: bool) -> None:
+    assert confidence.check(case(why=diagnosis(origin, value)))[0] is allowed
+
+
+def test_a_policy_may_raise_the_confidence_floor() -> None:
+    strict = replace(AUTO, confidence_floor=0.95)
+    assert not confidence.check(case(why=diagnosis("ai", 0.9), policy=strict))[0]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "allowed"),
+    [
+        (ModelVerdicts(contract_sha256="a"), True),
+        (ModelVerdicts(contract_sha256="b"), False),
+        (ModelVerdicts(contract_sha256="a", problem="down"), False),
+        (ModelVerdicts(), False),
+    ],
+)
+def test_what_rests_on_models_needs_their_contract(verdicts: ModelVerdicts, allowed: bool) -> None:
+    seen = signal("anomaly", source=SignalSource.DETECTOR, details={"contract_sha256": "a"})
+    assert contract.check(case(rec=record(seen), why=diagnosis("ai", 0.9), models=verdicts))[0] is allowed
+
+
+def test_a_rule_on_an_alert_needs_no_model() -> None:
+    assert contract.check(case(models=ModelVerdicts(problem="down")))[0]
+
+
+@pytest.mark.parametrize(("age", "allowed"), [(minutes(14), False), (minutes(15), True)])
+def test_no_restart_during_cooldown(age: timedelta, allowed: bool) -> None:
+    assert cooldown.check(case(others=(past(age=age),)))[0] is allowed
+
+
+def test_cooldown_is_per_object_and_counts_intents_whose_fate_is_unknown() -> None:
+    elsewhere = past(action=action(target=replace(CART, name="checkout")))
+    assert cooldown.check(case(others=(elsewhere,)))[0]
+    unknown = past(action=action(applied_at=None, result=""))
+    assert not cooldown.check(case(others=(unknown,)))[0]
+    withdrawn = past(action=action(applied_at=None, result="withdrawn: paused"))
+    assert cooldown.check(case(others=(withdrawn,)))[0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [
+        (AUTO, True),
+        (replace(AUTO, per_target_per_hour=2), False),
+        (replace(AUTO, per_namespace_per_hour=2), False),
+        (replace(AUTO, per_hour=2), False),
+        (replace(AUTO, per_target_per_hour=0), False),
+    ],
+)
+def test_limits_per_hour(policy: Policy, allowed: bool) -> None:
+    two = (past(sequence=8), past(sequence=9))
+    assert rate.check(case(others=two, policy=policy))[0] is allowed
+
+
+def test_what_does_not_help_is_not_repeated_for_ever() -> None:
+    futile = tuple(past(Verdict.NO_EFFECT, sequence=n, age=minutes(120 * n)) for n in (2, 3))
+    allowed, reason = rate.check(case(others=futile))
+    assert not allowed
+    assert "a person has to look" in reason
+
+
+def test_only_so_many_actions_at_once() -> None:
+    moving = tuple(past(sequence=n, state=IncidentState.VERIFYING, ended_at=None) for n in (2, 3, 4))
+    assert not blast_radius.check(case(others=moving))[0]
+    assert blast_radius.check(case(others=moving[:2]))[0]
+
+
+def test_no_node_is_touched_when_half_of_them_are_gone_or_it_is_control_plane() -> None:
+    dark = snapshot((NODES, node("worker-0", ready=False)), (NODES, node("worker-1", ready=False)))
+    assert not blast_radius.check(case(DRAIN, snapshot=dark))[0]
+    one = snapshot((NODES, node("worker-0", ready=False)))
+    assert blast_radius.check(case(DRAIN, snapshot=one))[0]
+    control = snapshot((NODES, node("worker-0", labels={"node-role.kubernetes.io/control-plane": ""})))
+    assert not blast_radius.check(case(DRAIN, snapshot=control))[0]
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "allowed"),
+    [
+        ("restart", budget(1), True),
+        ("restart", budget(0), False),
+        ("restart", budget(1, observed=0), False),  # the controller has not looked since it changed
+        ("scale", budget(0), True),  # takes no pod away
+        ("drain", budget(0), True),  # each eviction asks the API server
+    ],
+)
+def test_disruption_budgets(made: str, given: dict[str, object], allowed: bool) -> None:
+    wanted = {"restart": plan(), "scale": SCALE, "drain": DRAIN}[made]
+    seen = snapshot((POD_DISRUPTION_BUDGETS, given))
+    assert disruption_budget.check(case(wanted, snapshot=seen))[0] is allowed
+
+
+def test_unreadable_disruption_budgets_forbid() -> None:
+    blind = replace(snapshot(), unreadable={POD_DISRUPTION_BUDGETS: "may not list poddisruptionbudgets"})
+    allowed, reason = disruption_budget.check(case(snapshot=blind))
+    assert not allowed
+    assert "may not list poddisruptionbudgets" in reason
+
+
+@pytest.mark.parametrize(
+    ("objects", "allowed"),
+    [
+        ([], True),
+        ([(MACHINE_CONFIG_POOLS, pool(updating=True))], False),
+        ([(MACHINE_CONFIG_POOLS, pool(degraded=True))], False),
+        ([(NODES, node("worker-1", cordoned=True))], False),  # somebody else's cordon uses the budget up
+        ([(NODES, node("worker-1", ready=False))], False),
+        ([(NODES, node("worker-1", cordoned=True)), (MACHINE_CONFIG_POOLS, pool(max_unavailable=2))], True),
+        ([(NODES, node("worker-1", cordoned=True)), (MACHINE_CONFIG_POOLS, pool(max_unavailable="67%"))], True),
+        ([(NODES, node("worker-0", annotations={"machineconfiguration.openshift.io/state": "Working"}))], False),
+        (
+            [(NODES, node("worker-0", annotations={"machineconfiguration.openshift.io/desiredConfig": "new"}))],
+            False,
+        ),
+    ],
+)
+def test_one_budget_per_pool_over_all_actors(objects: list[tuple[object, dict[str, object]]], allowed: bool) -> None:
+    assert machine_config_pool.check(case(DRAIN, snapshot=snapshot(*objects)))[0] is allowed
+
+
+def test_our_own_running_drain_uses_the_pools_budget_before_the_cordon_shows() -> None:
+    other = replace(WORKER, name="worker-1", uid="uid-worker-1")
+    running = record(target=other, state=IncidentState.ACTING, plan=plan("drain", other))
+    assert not machine_config_pool.check(case(DRAIN, others=(running,)))[0]
+
+
+def test_workloads_on_nodes_under_upgrade_are_not_restarted() -> None:
+    assert not machine_config_pool.check(case(snapshot=snapshot((MACHINE_CONFIG_POOLS, pool(updating=True)))))[0]
+    assert machine_config_pool.check(case(SCALE, snapshot=snapshot((MACHINE_CONFIG_POOLS, pool(updating=True)))))[0]
+
+
+def test_without_machine_config_pools_the_cluster_is_one_pool() -> None:
+    plain = snapshot((NODES, node("worker-1", cordoned=True)))
+    objects = {k: v for k, v in plain.objects.items() if k != MACHINE_CONFIG_POOLS}
+    plain = replace(plain, objects=objects, absent=frozenset({MACHINE_CONFIG_POOLS}))
+    assert not machine_config_pool.check(case(DRAIN, snapshot=plain))[0]
+
+
+ARGO = {"annotations": {"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:shop/cart"}}
+HELM = {"annotations": {"meta.helm.sh/release-name": "shop"}}
+OWNED = {"ownerReferences": [{"kind": "Cart", "name": "cart", "controller": True}]}
+
+
+@pytest.mark.parametrize(
+    ("made", "meta", "allowed", "says"),
+    [
+        ("restart", {}, True, "manual"),
+        ("restart", ARGO, True, "argocd"),  # an annotation on the template is not in Git, nothing reverts it
+        ("scale", ARGO, False, "argocd app sync shop"),
+        ("scale", HELM, False, "helm rollback shop"),
+        ("scale", OWNED, False, "Cart cart"),
+        ("scale", {}, True, ""),
+    ],
+)
+def test_how_an_object_is_deployed_decides(made: str, meta: dict[str, object], allowed: bool, says: str) -> None:
+    wanted = {"restart": plan(), "scale": SCALE}[made]
+    verdict, reason = held.check(case(wanted, snapshot=snapshot((DEPLOYMENTS, deployment(**meta)))))
+    assert verdict is allowed
+    assert says in reason
+
+
+def test_an_autoscaler_is_never_fought() -> None:
+    seen = snapshot((HORIZONTAL_POD_AUTOSCALERS, hpa()))
+    allowed, reason = held.check(case(SCALE, snapshot=seen))
+    assert not allowed
+    assert "cart-hpa" in reason
+    assert held.check(case(SCALE, snapshot=snapshot((HORIZONTAL_POD_AUTOSCALERS, hpa("checkout")))))[0]
+
+
+def test_replicas_stay_within_the_policy() -> None:
+    assert not held.check(case(SCALE, policy=replace(AUTO, scale_max_replicas=2)))[0]
+
+
+def test_no_restart_into_an_unfinished_rollout_or_a_paused_deployment() -> None:
+    assert not held.check(case(snapshot=snapshot((DEPLOYMENTS, deployment(available=1)))))[0]
+    paused = deployment()
+    paused["spec"]["paused"] = True
+    assert not held.check(case(snapshot=snapshot((DEPLOYMENTS, paused))))[0]
+
+
+@pytest.mark.parametrize(
+    ("meta", "cordoned", "allowed"),
+    [
+        ({}, False, True),
+        ({}, True, False),  # a person's cordon
+        ({"annotations": {"clusterheal.io/cordoned-by": "node-worker-0-1"}}, True, True),  # this incident's own
+        ({"annotations": {"clusterheal.io/cordoned-by": "node-worker-0-7"}}, True, False),
+        ({"annotations": {"remediation.medik8s.io/in-progress": "x"}}, False, False),  # NodeHealthCheck is at work
+    ],
+)
+def test_two_remediators_never_hold_one_node(meta: dict[str, object], cordoned: bool, allowed: bool) -> None:
+    seen = snapshot((NODES, node("worker-0", cordoned=cordoned, **meta)))
+    assert held.check(case(DRAIN, snapshot=seen))[0] is allowed
+
+
+def test_a_guard_that_fails_forbids_and_the_others_still_answer() -> None:
+    broken = snapshot(pods=(pod(labels=None),))  # type: ignore[arg-type]
+    broken = replace(broken, objects={**broken.objects, POD_DISRUPTION_BUDGETS: {("shop", "x"): budget()}})
+    verdicts = {v.guard: v for v in guards.evaluate(case(snapshot=broken))}
+    assert not verdicts["disruption-budget"].allowed
+    assert "the guard failed" in verdicts["disruption-budget"].reason
+    assert verdicts["mode"].allowed
+    assert len(verdicts) == len(guards.GUARDS)
+
+
+def test_a_healthy_case_passes_every_guard() -> None:
+    assert [v for v in guards.evaluate(case()) if not v.allowed] == []
