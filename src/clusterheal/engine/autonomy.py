@@ -19,7 +19,7 @@ def wilson_lower_bound(successes: int, trials: int, z: float = Z95) -> float:
     share = successes / trials
     centre = share + z * z / (2 * trials)
     margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (centre - margin) / (1 + z * z / trials)
+    return max(0.0, (centre - margin) / (1 + z * z / trials))
 
 
 def earned_mode(policy: Policy, action: str, kind: str, records: Iterable[Record]) -> tuple[str, str]:

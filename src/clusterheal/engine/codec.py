@@ -108,7 +108,6 @@ def decode_observation(data: Mapping[str, Any], target: ObjectRef) -> Observatio
         fingerprint=data["fingerprint"],
         target=target,
         starts_at=parse_time(data["startsAt"]),
-        resolved=data.get("resolvedAt") is not None,
         severity=data.get("severity", "warning"),
         confidence=data.get("confidence"),
         summary=data.get("summary", ""),

@@ -1,7 +1,7 @@
 """One leader at a time, by a `coordination.k8s.io` Lease.
 
-A candidate takes over only after it has itself seen an unchanged lease for a whole duration (clocks need not agree), and
-a leader stops acting a margin before its lease could be taken. `leaseTransitions` is the fencing epoch.
+A candidate takes over only after it has itself seen an unchanged lease for a whole duration (clocks need not agree),
+and a leader stops acting a margin before its lease could be taken. `leaseTransitions` is the fencing epoch.
 """
 
 from __future__ import annotations

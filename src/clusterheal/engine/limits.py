@@ -18,7 +18,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_CLIENTS = 10_000
 
 
-class TooLarge(Exception):  # noqa: N818 - never leaves this module
+class TooLarge(Exception):
     pass
 
 

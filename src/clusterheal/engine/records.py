@@ -1,4 +1,4 @@
-"""An incident as it is stored: the inputs (`spec`) that any replica may add to, and the leader's decisions (`status`)."""
+"""An incident as it is stored: inputs (`spec`) that any replica may add to, and the leader's decisions (`status`)."""
 
 from __future__ import annotations
 

@@ -65,9 +65,9 @@ class ServedModels:
 
     async def _connected(self) -> LiveScorer:
         now = self._clock.monotonic()
-        if self._live is not None and self._checked_at is not None:
-            if now - self._checked_at < CHECK_EVERY.total_seconds():
-                return self._live
+        checked = self._checked_at is not None and now - self._checked_at < CHECK_EVERY.total_seconds()
+        if self._live is not None and checked:
+            return self._live
         contract = await self._served_contract()
         if self._live is None or self._live.contract.sha256 != contract.sha256:
             await self.aclose()

@@ -47,6 +47,9 @@ def minutes(count: float) -> timedelta:
     return timedelta(minutes=count)
 
 
+ZERO, ONE, HALF_HOUR, TEN_HOURS = minutes(0), minutes(1), minutes(30), minutes(600)
+
+
 def deployment(name: str = "cart", *, replicas: int = 2, available: int | None = None, **meta: Any) -> Manifest:
     have = replicas if available is None else available
     return {
@@ -71,9 +74,7 @@ def deployment(name: str = "cart", *, replicas: int = 2, available: int | None =
     }
 
 
-def replica_set(
-    name: str = "cart", revision: int = 2, *, age: timedelta = minutes(600), available: int = 2
-) -> Manifest:
+def replica_set(name: str = "cart", revision: int = 2, *, age: timedelta = TEN_HOURS, available: int = 2) -> Manifest:
     return {
         "metadata": {
             "name": f"{name}-{revision}",
@@ -168,9 +169,15 @@ def snapshot(*objects: tuple[Any, Manifest], pods: tuple[PodView, ...] | None = 
         pod("checkout-2-a", owner="checkout-2", node="worker-1"),
     )
     resources = (
-        DEPLOYMENTS, REPLICA_SETS, NODES, NAMESPACES, MACHINE_CONFIG_POOLS, PODS,
-        POD_DISRUPTION_BUDGETS, HORIZONTAL_POD_AUTOSCALERS,
-    )  # fmt: skip
+        DEPLOYMENTS,
+        REPLICA_SETS,
+        NODES,
+        NAMESPACES,
+        MACHINE_CONFIG_POOLS,
+        PODS,
+        POD_DISRUPTION_BUDGETS,
+        HORIZONTAL_POD_AUTOSCALERS,
+    )
     built = Snapshot(
         taken_at=NOW,
         pods={(p.namespace, p.name): p for p in (standing if pods is None else pods)},
@@ -185,7 +192,7 @@ def signal(
     *,
     source: SignalSource = SignalSource.ALERT,
     target: ObjectRef = CART,
-    age: timedelta = minutes(1),
+    age: timedelta = ONE,
     **changes: Any,
 ) -> Signal:
     details = {"symptom": symptom, **changes.pop("details", {})}
@@ -200,9 +207,7 @@ def signal(
     return replace(base, **changes)
 
 
-def observation(
-    seen: Signal | None = None, *, age: timedelta = minutes(0), resolved: timedelta | None = None
-) -> Observation:
+def observation(seen: Signal | None = None, *, age: timedelta = ZERO, resolved: timedelta | None = None) -> Observation:
     seen = seen or signal()
     return Observation(
         signal=seen,
@@ -241,9 +246,7 @@ def diagnosis(origin: str = "rule", confidence: float = 1.0) -> Diagnosis:
     return Diagnosis(cause="c", origin=origin, playbook="p", confidence=confidence, explanation="e")
 
 
-def action(
-    name: str = "restart", *, target: ObjectRef = CART, age: timedelta = minutes(1), **changes: Any
-) -> ActionRecord:
+def action(name: str = "restart", *, target: ObjectRef = CART, age: timedelta = ONE, **changes: Any) -> ActionRecord:
     base = ActionRecord(
         id=f"id-{name}",
         action=name,
@@ -260,9 +263,7 @@ def action(
     return replace(base, **changes)
 
 
-def past(
-    verdict: Verdict = Verdict.HELPED, *, sequence: int = 9, age: timedelta = minutes(30), **changes: Any
-) -> Record:
+def past(verdict: Verdict = Verdict.HELPED, *, sequence: int = 9, age: timedelta = HALF_HOUR, **changes: Any) -> Record:
     """An incident of the same object that ended with this verdict."""
     outcome = Outcome(verdict=verdict, observed=None, counterfactual=None, explanation="", finished_at=NOW - age)
     base = record(

@@ -8,16 +8,46 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from engine_kit import (
-    AUTO, CART, NOW, WORKER, action, budget, case, deployment, diagnosis, hpa, minutes, node, observation, past, plan,
-    pod, pool, record, signal, snapshot,
-)  # fmt: skip
+    AUTO,
+    CART,
+    NOW,
+    WORKER,
+    action,
+    budget,
+    case,
+    deployment,
+    diagnosis,
+    hpa,
+    minutes,
+    node,
+    observation,
+    past,
+    plan,
+    pod,
+    pool,
+    record,
+    signal,
+    snapshot,
+)
 
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
 from clusterheal.engine import guards
 from clusterheal.engine.guards import (
-    approval, blast_radius, confidence, contract, cooldown, disruption_budget, freshness, held, machine_config_pool,
-    mode, pause, rate, target, window,
-)  # fmt: skip
+    approval,
+    blast_radius,
+    confidence,
+    contract,
+    cooldown,
+    disruption_budget,
+    freshness,
+    held,
+    machine_config_pool,
+    mode,
+    pause,
+    rate,
+    target,
+    window,
+)
 from clusterheal.engine.policy import Autonomy, Policy, PolicySet, Window
 from clusterheal.engine.records import Approval, Request
 from clusterheal.engine.signals.models import ModelVerdicts

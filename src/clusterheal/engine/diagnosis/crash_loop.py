@@ -31,8 +31,8 @@ def diagnose(case: Case) -> Finding | None:
         case,
         cause="crash-loop",
         explanation=(
-            f"Containers of {case.record.target} fail again and again (exit codes: {', '.join(exits) or 'unknown'}) and "
-            "no rollout preceded it, so there is no revision to return to: the cause is in the program, its "
+            f"Containers of {case.record.target} fail again and again (exit codes: {', '.join(exits) or 'unknown'}) "
+            "and no rollout preceded it, so there is no revision to return to: the cause is in the program, its "
             "configuration or something it depends on. The last lines of its log are attached."
         ),
         evidence={**evidence, "wants_logs": True},
@@ -67,8 +67,8 @@ def _undo(case: Case, bad: Revision, good: Revision, evidence: dict[str, Any]) -
         rollback=f"return to revision {bad.number}",
     )
     explanation = (
-        f"{target} went from revision {good.number} to {bad.number} at {bad.created_at:%Y-%m-%d %H:%M:%S} UTC and its new "
-        f"pods crash. Revision {good.number} "
+        f"{target} went from revision {good.number} to {bad.number} at {bad.created_at:%Y-%m-%d %H:%M:%S} UTC and its "
+        f"new pods crash. Revision {good.number} "
         + (f"still has {good.available} pods ready" if good.available else "is the newest one not known to be bad")
         + "; the rollout is undone."
     )

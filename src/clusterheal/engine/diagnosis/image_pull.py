@@ -35,7 +35,8 @@ def diagnose(case: Case) -> Finding | None:
             diagnosis = explained(
                 case,
                 cause="image-pull",
-                explanation=f"Revision {newest.number} of {target} asks for {image}, which cannot be pulled ({message}). "
+                explanation=f"Revision {newest.number} of {target} asks for {image}, which cannot be pulled "
+                f"({message}). "
                 f"Revision {good.number} still has {good.available} pods ready and is restored.",
                 playbook=plan.playbook,
                 evidence={"image": image, "bad_replica_set": newest.name, "pods": case.pods_summary()},
@@ -44,7 +45,7 @@ def diagnose(case: Case) -> Finding | None:
     return report(
         case,
         cause="image-pull",
-        explanation=f"{target} cannot pull {image}: {message}. Check that the tag exists, that the registry answers, and "
-        "that the pull secret of the service account may read it. No action of ours mends that.",
+        explanation=f"{target} cannot pull {image}: {message}. Check that the tag exists, that the registry answers, "
+        "and that the pull secret of the service account may read it. No action of ours mends that.",
         evidence={"image": image, "pods": case.pods_summary()},
     )

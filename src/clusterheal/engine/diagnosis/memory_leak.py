@@ -54,7 +54,7 @@ def _sure(seen: list[Observation], floor: float) -> bool:
 
 
 def _feature(seen: list[Observation], case: Case) -> tuple[str, float | None]:
-    """What to verify: the forecast feature, else the detector's leading one, else any memory feature that is measured."""
+    """What to verify: the forecast feature, else the detector's, else any memory feature that is measured."""
     for observation in seen:
         if "feature" in observation.signal.details:
             return str(observation.signal.details["feature"]), float(observation.signal.details["threshold"])

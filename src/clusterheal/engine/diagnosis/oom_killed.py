@@ -23,8 +23,8 @@ def diagnose(case: Case) -> Finding | None:
     return report(
         case,
         cause="oom-killed",
-        explanation=f"The kernel killed container {details.get('container', '?')} of {case.record.target} at its memory "
-        f"limit of {limit or 'unknown size'}.{proposal} Raise resources.limits.memory where the object is defined, or "
+        explanation=f"The kernel killed container {details.get('container', '?')} of {case.record.target} at its "
+        f"memory limit of {limit or 'unknown size'}.{proposal} Raise resources.limits.memory where the object is defined, or "
         "find what grew.",
         evidence={"memory_limit": limit, "observed_bytes": used, "pods": case.pods_summary()},
     )

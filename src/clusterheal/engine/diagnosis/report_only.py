@@ -7,7 +7,7 @@ from clusterheal.engine.signals.symptoms import Symptom
 
 _TEXT = {
     Symptom.VOLUME_FILLING: (
-        "A volume of {target} fills up{when}. Expand the claim if its StorageClass allows it, or free space."
+        "A volume of {target} fills up{when}. Expand the claim if its StorageClass allows it, or free some space."
     ),
     Symptom.CERTIFICATE: "A certificate of {target} expires soon. Renew it, and check why its automatic renewal did not.",
     Symptom.JOB_FAILED: "{target} failed. Its pods' logs and exit codes tell why; rerun it once that is mended.",

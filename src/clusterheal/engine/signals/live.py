@@ -34,7 +34,7 @@ class Forecaster(Protocol):
 
 
 class Scorer(Protocol):
-    """Whatever gives verdicts: live models, or a script in tests. `contract` is meaningful once `score` has succeeded."""
+    """Whatever gives verdicts: live models, or a script in tests. `contract` has a meaning once `score` succeeded."""
 
     @property
     def contract(self) -> FeatureContract: ...

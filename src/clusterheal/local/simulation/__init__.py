@@ -1,4 +1,4 @@
-"""The whole engine on a simulated clock, scheduler and API server, with seeded faults; invariants checked at every write.
+"""The whole engine on a simulated clock, scheduler and API server, with seeded faults, checked at every write.
 
 `python -m clusterheal.local.simulation --seeds N` runs N seeds; `--seed S` replays one.
 """

@@ -57,14 +57,14 @@ class Checker:
         if change.new is None:
             self.records.pop((change.old or {})["metadata"]["name"], None)
             return
-        record, before = decode(change.new), None
+        record = decode(change.new)
         before = self.records.get(record.name)
         self.records[record.name] = record
         if before is not None and before.ended and not record.ended:
             raise Broken(f"{now}: {record.name} came back from its end ({before.state} -> {record.state})")
-        if record.state is IncidentState.ACTING and record.action is not None:
-            if before is None or before.action is None or before.action.id != record.action.id:
-                self._intent(record, now)
+        known = before.action.id if before is not None and before.action is not None else None
+        if record.state is IncidentState.ACTING and record.action is not None and record.action.id != known:
+            self._intent(record, now)
 
     def _intent(self, record: Record, now: datetime) -> None:
         assert record.action is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import hashlib
+import logging
 import time
 import traceback
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""A small cluster and a bad half hour: alerts, failing nodes, upgrades, people, other controllers, deaths of replicas."""
+"""A small cluster and some bad minutes: alerts, failing nodes, upgrades, people, other controllers, dying replicas."""
 
 from __future__ import annotations
 
