@@ -16,7 +16,7 @@ from clusterheal_models.forecaster.windows import Batch, WindowSource
 MIN_WINDOWS = 30  # fewer say too little about an 80 % interval: the network's own width stays
 LOWEST, HIGHEST = 0.5, 3.0
 DOUBT = 20.0  # horizons that a slice must hold before its own coverage counts as much as the network's width
-WINDOWS = 6000
+WINDOWS = 3000
 BATCH = 512
 
 Float64 = npt.NDArray[np.float64]

@@ -68,7 +68,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
 def run_id(trainer: Trainer) -> str:
     """Hash of configuration, data and span: what must be equal for a checkpoint to fit."""
     settings: dict[str, Any] = asdict(trainer.config)
-    for free in ("checkpoint", "checkpoint_every", "max_seconds"):
+    for free in ("checkpoint", "checkpoint_every", "max_seconds", "threads"):
         settings.pop(free)
     digest = hashlib.sha256(json.dumps([settings, asdict(trainer.span)], sort_keys=True).encode())
     digest.update(trainer.source.values.cpu().numpy().tobytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,7 @@ class Forecaster:
 
     def _metrics_json(self) -> dict[str, Any]:
         config = asdict(self.config)
-        for free in ("checkpoint", "checkpoint_every", "device"):
+        for free in ("checkpoint", "checkpoint_every", "device", "threads"):
             config.pop(free)
         return {
             "schema_version": 1,
@@ -127,7 +129,7 @@ def fit(
     train_end = int(np.searchsorted(known.timestamps, split.train_end_ns))
     span = _span(known, train_end)
     device = _device(config.device)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _threads(config.threads):
         torch.manual_seed(config.seed)
         train_part = known.between(None, split.train_end_ns)
         duration = int(train_part.timestamps[-1] - train_part.timestamps[0])
@@ -168,6 +170,16 @@ def _span(panel: FeaturePanel, train_end: int) -> TrainSpan:
         )
     first = min(window.recent_steps, train_end - window.horizon_steps)
     return TrainSpan(first=first, end=train_end, later_end=later_end)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(wanted: str) -> torch.device:

@@ -25,16 +25,13 @@ def register(app: typer.Typer) -> None:
         peers: Peers = False,
         task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat for more.")] = None,
         report: Report = None,
-        threads: Threads = 1,
     ) -> None:
         """Fit the forecaster on each task's train rows and forecast its origins.
 
         Example: clusterheal bench forecast --data ../shared/data --out out/bench/forecast --peers
         """
-        import torch
         from clusterheal_models.bench.forecast import run, summary
 
-        torch.set_num_threads(threads)
         scores = run(data, out, peers=peers, only=tuple(task or ()), say=typer.echo)
         if scores:
             table = summary(scores)
