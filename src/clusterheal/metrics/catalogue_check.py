@@ -70,7 +70,9 @@ def _parse(catalogue: Catalogue) -> list[Finding]:
 
 def _promtool(promtool: str, rules: list[tuple[str, str]]) -> str | None:
     """What promtool has against recording rules of these expressions; `None`: nothing."""
-    group = {"name": "catalogue", "rules": [{"record": f"check:{name}", "expr": expr} for name, expr in rules]}
+    # counting takes an instant vector only: a range vector or a scalar is no feature
+    checks = [{"record": f"check:{name}", "expr": f"count({expr}\n)"} for name, expr in rules]
+    group = {"name": "catalogue", "rules": checks}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rules.yaml"
         file.write_text(yaml.safe_dump({"groups": [group]}))

@@ -14,7 +14,7 @@ from clusterheal.metrics.parts import Extent, Part, decode, encode, kind_feature
 from clusterheal.metrics.storage import Storage
 from clusterheal.settings import DatasetSettings
 
-CONTRACT_FILE = "contract.json"
+CONTRACT_FILE = "_contract.json"
 
 
 class Dataset:

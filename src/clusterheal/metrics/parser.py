@@ -259,9 +259,11 @@ def _steps_of(before: list[bytes], grid: StepGrid) -> Index:
         seconds = np.array(orjson.loads(b"[" + texts + b"]"), dtype=np.float64)
     except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
         raise PermanentError(f"expected time stamps in seconds, got {_excerpt(before[0])}") from exc
+    if len(seconds) != len(before) or not bool(np.isfinite(seconds).all()):
+        raise PermanentError(f"expected a time stamp for each value, got {_excerpt(before[0])}")
     offsets = np.rint(seconds * 1000).astype(np.int64) - grid.start_ms
     steps: Index = offsets // grid.step_ms
-    if len(steps) != len(before) or bool(((offsets % grid.step_ms != 0) | (steps < 0) | (steps >= grid.n_steps)).any()):
+    if bool(((offsets % grid.step_ms != 0) | (steps < 0) | (steps >= grid.n_steps)).any()):
         raise PermanentError(
             f"expected times from {grid.start_ms} ms every {grid.step_ms} ms, {grid.n_steps} of them; "
             "got a time stamp off this grid; is a cache or proxy answering for Prometheus?"

@@ -29,7 +29,7 @@ async def count_series(
 
     async def most(promql: str) -> int:
         frame = await client.query_range(
-            f"count({promql})",
+            f"count({promql}\n)",
             start=from_ms(last - steps * width),
             end=from_ms(last),
             step=timedelta(milliseconds=width),
