@@ -222,6 +222,9 @@ def _execute(job: Mapping[str, Any]) -> None:
         components.load_component_from_file(job["package"])(**job["arguments"])
 
 
+__all__ = ["PipelineRun", "Step", "checked_arguments", "read_spec", "run_pipeline"]
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _execute(json.loads(sys.argv[1]))
