@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +18,7 @@ from clusterheal.kube.answers import failure_of_body
 from clusterheal.kube.credentials import Credentials, find_credentials
 from clusterheal.kube.ports import ApiError, ApiRetryable, Manifest, ObjectList, PatchType, Resource, WatchEvent
 from clusterheal.kube.resources import PODS
+from clusterheal.kube.tokens import TokenFile
 from clusterheal.settings import KubernetesSettings
 
 _PAGE = 500
@@ -26,27 +26,6 @@ _READ_ATTEMPTS = 4
 _WATCH = timedelta(minutes=5)
 _WATCH_MARGIN = timedelta(seconds=30)
 Params = dict[str, str]
-
-
-class _TokenFile(httpx.Auth):
-    """A bearer token from a file that is rotated under us: read again when its modification time changes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, str] = (-1, "")
-
-    def _token(self) -> str:
-        try:
-            changed = self._path.stat().st_mtime_ns
-            if changed != self._seen[0]:
-                self._seen = (changed, self._path.read_text().strip())
-        except OSError as exc:
-            raise ApiRetryable(f"token file {self._path} cannot be read: {exc}") from exc
-        return self._seen[1]
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._token()}"
-        yield request
 
 
 class HttpCluster:
@@ -62,7 +41,7 @@ class HttpCluster:
         headers = [("User-Agent", f"{manager}/{__version__}"), ("Accept", "application/json"), *credentials.headers]
         auth: httpx.Auth | None = None
         if credentials.token_file is not None:
-            auth = _TokenFile(credentials.token_file)
+            auth = TokenFile(credentials.token_file)
         elif credentials.token:
             headers.append(("Authorization", f"Bearer {credentials.token}"))
         self.credentials = credentials

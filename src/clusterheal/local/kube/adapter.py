@@ -10,9 +10,9 @@ from clusterheal.kube.answers import failure
 from clusterheal.kube.ports import ApiError, Manifest, ObjectList, PatchType, Resource, WatchEvent
 from clusterheal.local.kube.access import ADMIN, User
 from clusterheal.local.kube.api import ApiServer, Query
+from clusterheal.local.kube.requests import WriteRequest
 from clusterheal.local.kube.store import clone
 from clusterheal.local.kube.watching import Watcher
-from clusterheal.local.kube.writing import WriteRequest
 
 T = TypeVar("T")
 

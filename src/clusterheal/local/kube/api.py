@@ -18,10 +18,12 @@ from clusterheal.local.kube.custom import Definitions
 from clusterheal.local.kube.kinds import Catalogue, ResourceType
 from clusterheal.local.kube.objects import Stamp
 from clusterheal.local.kube.removal import Remover
+from clusterheal.local.kube.requests import WriteRequest
+from clusterheal.local.kube.scale import scale_of
 from clusterheal.local.kube.selectors import field_predicate, label_predicate
 from clusterheal.local.kube.store import Store, clone
 from clusterheal.local.kube.watching import View, Watcher, event_of
-from clusterheal.local.kube.writing import Writer, WriteRequest
+from clusterheal.local.kube.writing import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class ApiServer:
         if found is None:
             raise failures.not_found(kind.resource, name)
         if subresource == "scale":
-            return self.writer.scale_of(kind, found)
+            return scale_of(kind, found)
         if subresource and not (subresource == "status" and kind.status):
             raise failures.unknown_path()
         return _presenter(kind)(found)

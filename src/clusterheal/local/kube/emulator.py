@@ -128,7 +128,8 @@ async def serve(
         def capture_signals(self) -> Iterator[None]:
             yield  # the process's signals belong to whoever embeds the server
 
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Without the explicit protocol asyncio leaves Nagle's algorithm on: 40 ms per answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from clusterheal.kube.ports import ApiError, Manifest, PatchType
@@ -13,21 +12,11 @@ from clusterheal.local.kube.failures import Cause
 from clusterheal.local.kube.kinds import Catalogue, ResourceType
 from clusterheal.local.kube.objects import Stamp
 from clusterheal.local.kube.ownership import Manager
-from clusterheal.local.kube.patches import json_patch, merge_patch, strategic_patch
+from clusterheal.local.kube.requests import WriteRequest, owned_part, patched_with
+from clusterheal.local.kube.scale import scale_of, set_replicas
 from clusterheal.local.kube.store import Store, clone
 from clusterheal.local.kube.structural import admit
 from clusterheal.local.kube.validation import validate_builtin
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteRequest:
-    """How a write is meant. `force` takes conflicting fields over in server-side apply."""
-
-    manager: str = "emulator"
-    dry_run: bool = False
-    force: bool = False
-    subresource: str = ""
-
 
 Hook = Callable[[ResourceType, Manifest | None, Manifest], None]
 
@@ -131,9 +120,9 @@ class Writer:
             return self._apply(kind, namespace, name, patch, request)
         old = self._existing(kind, namespace, name)
         if request.subresource == "scale":
-            scale = self.scale_of(kind, old)
-            return self._write_scale(kind, namespace, name, _patched(kind, scale, patch, patch_type), request)
-        obj = _patched(kind, clone(old), patch, patch_type)
+            scale = scale_of(kind, old)
+            return self._write_scale(kind, namespace, name, patched_with(kind, scale, patch, patch_type), request)
+        obj = patched_with(kind, clone(old), patch, patch_type)
         objects.check_identity(kind, namespace, name, obj)
         obj["metadata"].setdefault("resourceVersion", old["metadata"]["resourceVersion"])
         return self._replace(kind, old, obj, request, None)
@@ -153,7 +142,7 @@ class Writer:
         if uid and (old is None or uid != old["metadata"]["uid"]):
             raise failures.stale(kind.resource, name)
         manager = self._manager(kind, request, "Apply")
-        config = _owned_part(kind, config, request.subresource)
+        config = owned_part(kind, config, request.subresource)
         if old is None:
             if request.subresource:
                 raise failures.not_found(kind.resource, name)
@@ -276,44 +265,17 @@ class Writer:
         old = self._store.get(kind.key, metadata.get("namespace", ""), metadata["name"])
         return self._commit(kind, metadata.get("namespace", ""), metadata["name"], old, obj, WriteRequest())
 
-    def scale_of(self, kind: ResourceType, obj: Manifest) -> Manifest:
-        """The autoscaling/v1 Scale of an object."""
-        if kind.scale is None:
-            raise failures.unknown_path()
-        metadata = {k: obj["metadata"][k] for k in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")}
-        selector = (obj.get("spec") or {}).get("selector") or {}
-        text = ",".join(f"{k}={v}" for k, v in sorted((selector.get("matchLabels") or {}).items()))
-        return {
-            "kind": "Scale",
-            "apiVersion": "autoscaling/v1",
-            "metadata": metadata,
-            "spec": {"replicas": _dig(obj, kind.scale["specReplicasPath"]) or 0},
-            "status": {"replicas": _dig(obj, kind.scale["statusReplicasPath"]) or 0, "selector": text},
-        }
-
     def _write_scale(
         self, kind: ResourceType, namespace: str, name: str, scale: Manifest, request: WriteRequest
     ) -> Manifest:
         old = self._existing(kind, namespace, name)
-        self.scale_of(kind, old)
-        assert kind.scale is not None
+        scale_of(kind, old)
         obj = clone(old)
-        parts = kind.scale["specReplicasPath"].strip(".").split(".")
-        node = obj
-        for part in parts[:-1]:
-            node = node.setdefault(part, {})
-        node[parts[-1]] = (scale.get("spec") or {}).get("replicas", 0)
+        set_replicas(kind, obj, (scale.get("spec") or {}).get("replicas", 0))
         asked = (scale.get("metadata") or {}).get("resourceVersion")
         obj["metadata"]["resourceVersion"] = asked or old["metadata"]["resourceVersion"]
         obj["metadata"].pop("managedFields", None)
-        return self.scale_of(kind, self._replace(kind, old, obj, request, None))
-
-
-def _dig(obj: Manifest, path: str) -> Any:
-    value: Any = obj
-    for part in path.strip(".").split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+        return scale_of(kind, self._replace(kind, old, obj, request, None))
 
 
 def _bare(obj: Manifest) -> Manifest:
@@ -323,27 +285,3 @@ def _bare(obj: Manifest) -> Manifest:
 def _bare_in_place(obj: Manifest) -> Manifest:
     obj["metadata"].pop("managedFields", None)
     return obj
-
-
-def _owned_part(kind: ResourceType, config: Manifest, subresource: str) -> Manifest:
-    """What an apply configuration may own at this endpoint."""
-    if subresource == "status":
-        metadata = {k: v for k, v in config["metadata"].items() if k in ("name", "namespace")}
-        part = {k: v for k, v in config.items() if k in ("apiVersion", "kind", "status")}
-        return {**part, "metadata": metadata}
-    return {k: v for k, v in config.items() if k != "status"} if kind.status else config
-
-
-def _patched(kind: ResourceType, current: Manifest, patch: Any, patch_type: PatchType) -> Manifest:
-    if patch_type is PatchType.STRATEGIC and kind.custom:
-        raise failures.unsupported_media_type([PatchType.JSON.value, PatchType.MERGE.value, PatchType.APPLY.value])
-    if patch_type is PatchType.JSON:
-        patched = json_patch(current, patch)
-    elif not isinstance(patch, dict):
-        raise failures.bad_request("error decoding patch: expected an object")
-    elif patch_type is PatchType.MERGE:
-        patched = merge_patch(current, patch)
-    else:
-        patched = strategic_patch(current, patch, kind.shape)
-    # Patched values may be shared with the caller's patch.
-    return clone(patched)
