@@ -37,7 +37,8 @@ def diagnose(case: Case) -> Finding | None:
         diagnosis=explained(
             case,
             cause=what[0],
-            explanation=f"{case.record.target} has been in trouble ({', '.join(what)}) for {lasted.total_seconds():.0f} s. "
+            explanation=f"{case.record.target} has been in trouble ({', '.join(what)}) for "
+            f"{lasted.total_seconds():.0f} s. "
             "It is cordoned and its pods are evicted within their disruption budgets; it is uncordoned after recovery, "
             f"and the cordon lapses after {policy.drain_ttl}.",
             playbook=plan.playbook,

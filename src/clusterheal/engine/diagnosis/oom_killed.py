@@ -24,7 +24,7 @@ def diagnose(case: Case) -> Finding | None:
         case,
         cause="oom-killed",
         explanation=f"The kernel killed container {details.get('container', '?')} of {case.record.target} at its "
-        f"memory limit of {limit or 'unknown size'}.{proposal} Raise resources.limits.memory where the object is defined, or "
-        "find what grew.",
+        f"memory limit of {limit or 'unknown size'}.{proposal} Raise resources.limits.memory where the object is "
+        "defined, or find what grew.",
         evidence={"memory_limit": limit, "observed_bytes": used, "pods": case.pods_summary()},
     )

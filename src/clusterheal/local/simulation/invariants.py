@@ -160,5 +160,6 @@ def _note(obj: Mapping[str, Any] | None, key: str) -> str | None:
 def _away(obj: Mapping[str, Any]) -> bool:
     if not obj:
         return False
-    ready = next((c for c in ((obj.get("status") or {}).get("conditions") or []) if c.get("type") == "Ready"), {})
-    return bool((obj.get("spec") or {}).get("unschedulable")) or ready.get("status") != "True"
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    return bool((obj.get("spec") or {}).get("unschedulable")) or not ready

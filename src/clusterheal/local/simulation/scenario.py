@@ -38,7 +38,7 @@ CONFIG = Config(
     verify_after=timedelta(seconds=15),
     verify_timeout=timedelta(minutes=2),
     plan_timeout=timedelta(minutes=10),
-    triage_timeout=timedelta(minutes=2),
+    triage_timeout=timedelta(minutes=5),
     linger=timedelta(minutes=2),
 )
 LEASE = LeaseTimes(duration=timedelta(seconds=15), retry=timedelta(seconds=4), margin=timedelta(seconds=6))

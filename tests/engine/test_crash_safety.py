@@ -1,0 +1,184 @@
+"""Dying at any point loses no incident and repeats no action."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from platform_kit import Platform
+
+from clusterheal.contracts import IncidentState
+from clusterheal.engine import decide as decide_module
+from clusterheal.engine.actions import apply as apply_module
+from clusterheal.engine.names import LEASE_NAME
+from clusterheal.engine.service import Service
+from clusterheal.kube.ports import ApiRetryable, Resource
+from clusterheal.kube.resources import DEPLOYMENTS, INCIDENTS, LEASES
+from clusterheal.local.kube.adapter import SimulatedCluster
+from clusterheal.local.simulation.run import run_seed
+from clusterheal.local.simulation.scenario import NAMESPACE
+
+Sim = Callable[[Callable[[Platform], Awaitable[None]]], None]
+
+
+class Dying(SimulatedCluster):
+    """Its process dies in the `at`-th write to incidents or Deployments: `before` it is applied, or after."""
+
+    def __init__(self, api: Any, *, at: int, before: bool) -> None:
+        super().__init__(api, manager="engine")
+        self.at = at
+        self.before = before
+        self.writes = 0
+        self.dead = asyncio.Event()
+
+    async def _write(self, resource: Resource, dry_run: bool, operation: Callable[[], Awaitable[Any]]) -> Any:
+        if self.dead.is_set():
+            raise ApiRetryable("dead")
+        counted = resource in (INCIDENTS, DEPLOYMENTS) and not dry_run
+        self.writes += counted
+        fatal = counted and self.writes == self.at
+        if fatal and self.before:
+            await self._die()
+        answer = await operation()
+        if fatal:
+            await self._die()
+        return answer
+
+    async def _die(self) -> None:
+        self.dead.set()
+        await asyncio.Event().wait()
+
+    async def create(self, resource, obj, *, namespace=None, dry_run=False):  # type: ignore[no-untyped-def]
+        call = super().create
+        return await self._write(resource, dry_run, lambda: call(resource, obj, namespace=namespace, dry_run=dry_run))
+
+    async def update(self, resource, obj, *, namespace=None, subresource=None, dry_run=False):  # type: ignore[no-untyped-def]
+        call = super().update
+        return await self._write(
+            resource,
+            dry_run,
+            lambda: call(resource, obj, namespace=namespace, subresource=subresource, dry_run=dry_run),
+        )
+
+    async def patch(self, resource, name, patch, *, dry_run=False, **options):  # type: ignore[no-untyped-def]
+        call = super().patch
+        return await self._write(resource, dry_run, lambda: call(resource, name, patch, dry_run=dry_run, **options))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, 7))
+def test_death_in_any_write_neither_loses_nor_repeats(sim: Sim, at: int, before: bool) -> None:
+    async def test(p: Platform) -> None:
+        await p.policy()
+        cluster = Dying(p.emulator.api, at=at, before=before)
+        first = await p.engine("first", cluster=cluster)
+        post = asyncio.create_task(p.alert(first))
+        await asyncio.wait({post, asyncio.create_task(cluster.dead.wait())}, timeout=120,
+                           return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+        stored = post.done()
+        await asyncio.sleep(20)
+        await p.crash(first)
+        second = await p.engine("second")
+        await asyncio.sleep(30)
+        if not stored:  # Alertmanager had no answer, so it sends the notification again
+            post.cancel()
+        began = await p.alert(second) if not stored else post.result()
+        await asyncio.sleep(90)
+        await p.alert(second, "resolved", started=began)
+        ended = await p.until(IncidentState.RESOLVED, IncidentState.SELF_HEALED)
+        assert ended.state is IncidentState.RESOLVED, ended.message
+        assert await p.restarts() == 1
+
+    sim(test)
+
+
+def test_a_standby_stores_alerts_and_takes_over(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        await p.policy()
+        leader, standby = await p.engine("leader"), await p.engine("standby")
+        assert (leader.elector.leading, standby.elector.leading) == (True, False)
+        await p.alert(standby)
+        await p.until(IncidentState.VERIFYING)
+        await p.crash(leader)
+        await asyncio.sleep(30)
+        assert standby.elector.leading
+        lease = await p.cluster.get(LEASES, LEASE_NAME, namespace=NAMESPACE)
+        assert (lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]) == ("standby", 2)
+        assert Service(standby).status().incidents == {"Verifying": 1}
+
+    sim(test)
+
+
+def test_a_released_lease_is_taken_at_once(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        leader, standby = await p.engine("leader"), await p.engine("standby")
+        await leader.elector.release()
+        assert not leader.elector.leading
+        await standby.elector.try_once()
+        assert standby.elector.leading
+
+    sim(test)
+
+
+def test_a_leader_that_cannot_renew_stops_before_its_lease_can_be_taken(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        from clusterheal.local.simulation.faults import FaultyCluster, Weather
+
+        weather = Weather(latency=0.0)
+        weather.calm()
+        import random
+
+        connection = FaultyCluster(p.emulator.cluster(manager="engine"), random.Random(1), weather)
+        leader, standby = await p.engine("leader", cluster=connection), await p.engine("standby")
+        connection.cut = True
+        while not standby.elector.leading:
+            assert not (leader.elector.leading and standby.elector.leading)
+            await asyncio.sleep(0.25)
+        assert not leader.elector.leading
+
+    sim(test)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_invariants_hold_in_a_storm(seed: int) -> None:
+    result = run_seed(seed)
+    assert result.broken is None
+    assert result.incidents > 0
+
+
+def test_a_seed_replays_exactly() -> None:
+    first, second = run_seed(3), run_seed(3)
+    assert first.digest == second.digest
+
+
+def test_the_simulation_notices_an_action_that_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the mark ignored, a retry after a lost answer acts twice: some seed has to show it."""
+    monkeypatch.setattr(apply_module, "_mark", lambda target: None)
+    assert any("was carried out" in str(run_seed(seed).broken) for seed in range(12))
+
+
+def test_the_simulation_notices_a_budget_that_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide_module, "HOLDING", frozenset())
+    blind = lambda world: []  # noqa: E731
+    monkeypatch.setattr("clusterheal.engine.world.World.holding", property(blind))
+    broken = [str(run_seed(seed).broken) for seed in range(6)]
+    assert any("budget" in text or "both hold" in text for text in broken)
+
+
+def test_the_simulation_notices_action_on_a_resolved_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterheal.engine.store.IncidentStore.write_status", unconditional)
+    broken = [str(run_seed(seed).broken) for seed in range(12)]
+    assert any(text != "None" for text in broken)
+
+
+async def unconditional(store: Any, record: Any) -> Any:
+    """A status write that forgets resourceVersions."""
+    from dataclasses import replace
+
+    from clusterheal.engine.codec import decode, encode
+
+    fresh = await store._cluster.get(INCIDENTS, record.name, namespace=NAMESPACE)
+    body = encode(replace(record, resource_version=fresh["metadata"]["resourceVersion"]))
+    return decode(await store._cluster.update(INCIDENTS, body, namespace=NAMESPACE, subresource="status"))
