@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from clusterheal.errors import InvalidInput
 
-PIECES = ("level", "change", "residual", "seasonal", "reconstruction")
+PIECES = ("level", "seasonal", "residual", "shock", "reconstruction", "codebook_short", "codebook_long")
+"""Complementary views of a window: where the newest value lies, how it differs from the same time on earlier days, the
+forecast error on each metric's own scale and on one common scale, the error of rebuilding the window from a few
+components, and its distance to the nearest of the windows seen in training, short and long."""
+
+WEIGHTS = (1.0, 1.5, 1.0, 0.5, 1.0, 1.0, 1.5)
+"""How the pieces are added up; found on recorded telemetry of five kinds, see docs/models/anomaly-benchmark.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,10 +21,10 @@ class DetectorConfig:
 
     `false_alarms_per_day`: stated bound per entity and day; the alarm's threshold follows from it.
     `event_prior`: share of windows that lie in real trouble, the prior behind `confidence`.
-    `smoothing_steps`: how many newest steps count as "now".
+    `fresh_steps`: how many newest steps count as "now"; a metric without a sample in them contributes nothing.
     `lags`: samples that the forecast of the newest step looks back on.
-    `window_values`: samples x metrics in a reconstruction window; the window's length follows.
-    `components`: rank of the reconstruction.
+    `window_steps`: length of the window that is rebuilt from `components` components.
+    `short_steps`, `long_steps`, `prototypes`: lengths of the codebooks' windows, and how many each holds.
     `pooled`: how many of the strongest metrics make an entity's score.
     `max_windows`: upper bound of windows that any fitting pass looks at; longer histories are strided.
     """
@@ -26,12 +32,15 @@ class DetectorConfig:
     seed: int = 7
     false_alarms_per_day: float = 1.0
     event_prior: float = 0.01
-    smoothing_steps: int = 3
+    fresh_steps: int = 3
     lags: int = 24
-    window_values: int = 640
+    window_steps: int = 16
     components: int = 16
+    short_steps: int = 10
+    long_steps: int = 30
+    prototypes: int = 100
     pooled: int = 5
-    max_windows: int = 40_000
+    max_windows: int = 24_000
     batch: int = 1024
 
     def __post_init__(self) -> None:
@@ -39,10 +48,11 @@ class DetectorConfig:
             raise InvalidInput(f"false_alarms_per_day must be positive, got {self.false_alarms_per_day}")
         if not 0 < self.event_prior < 1:
             raise InvalidInput(f"event_prior must be in (0, 1), got {self.event_prior}")
-        for name in ("smoothing_steps", "lags", "window_values", "components", "pooled", "max_windows", "batch"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and name != "seed" and value < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {value}")
 
-    def window_steps(self, n_features: int, recent_steps: int) -> int:
-        """Length of the reconstruction window: longer for few metrics, 8 to 64 steps."""
-        return min(max(self.window_values // max(n_features, 1), 8), 64, recent_steps)
+    @property
+    def reach(self) -> int:
+        """How far back into the recent steps the pieces look."""
+        return max(self.lags + self.fresh_steps, self.window_steps, self.short_steps, self.long_steps)

@@ -1,22 +1,21 @@
 """The detector as one torch module: what is trained, what the benchmark applies and what ONNX serves.
 
-Shapes: B windows, T recent steps, L season lags, F features, E entities, P pieces. Scaled values are robust
-z-scores squashed by `SOFT * asinh(z / SOFT)`: linear for ordinary values, never saturating for wild ones.
+Shapes: B windows, T recent steps, L season lags, F features, E entities, P pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from clusterheal_models.detector.config import PIECES
+from clusterheal_models.detector.config import PIECES, WEIGHTS, DetectorConfig
+from clusterheal_models.detector.operators import TINY, masked, metric_error, middle, squash, unsquash
+from clusterheal_models.detector.tails import tail_score
 
-SOFT = 3.0
-TINY = 1e-6
-LN10 = 2.302585092994046
 INPUT_NAMES = ("recent", "seasonal", "timestamp", "entity_index")
 OUTPUT_NAMES = (
     "score",
@@ -30,8 +29,34 @@ OUTPUT_NAMES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Numbers that shape the graph. `season_rows[k]`: steps back from the newest to the same time one lag earlier."""
+
+    fresh_steps: int
+    window_steps: int
+    short_steps: int
+    long_steps: int
+    pooled: int
+    reach: int
+    season_rows: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: DetectorConfig, *, recent_steps: int, season_rows: tuple[int, ...]) -> Layout:
+        """Lengths of the configuration, cut to what a request carries."""
+        return cls(
+            fresh_steps=min(config.fresh_steps, recent_steps - 1),
+            window_steps=min(config.window_steps, recent_steps),
+            short_steps=min(config.short_steps, recent_steps),
+            long_steps=min(config.long_steps, recent_steps),
+            pooled=config.pooled,
+            reach=min(config.reach, recent_steps),
+            season_rows=season_rows,
+        )
+
+
 class Parts(NamedTuple):
-    """What the graph computes before calibration.
+    """What the graph computes before calibration; scaled values are robust z-scores after `squash`.
 
     `raw`: `(B, P, F)` non-negative deviation of each piece and metric, 0 where the metric has no fresh sample.
     `fresh`: `(B, F)` 1 where one of the newest steps has a sample.
@@ -46,31 +71,6 @@ class Parts(NamedTuple):
     scale: Tensor
 
 
-def squash(z: Tensor) -> Tensor:
-    """`SOFT * asinh(z / SOFT)`, in operators that every ONNX exporter knows."""
-    size = (z / SOFT).abs()
-    return SOFT * torch.sign(z) * torch.log(size + torch.sqrt(size * size + 1.0))
-
-
-def unsquash(y: Tensor) -> Tensor:
-    """Inverse of `squash`."""
-    e = torch.exp((y / SOFT).clamp(-80.0, 80.0))
-    return 0.5 * SOFT * (e - 1.0 / e)
-
-
-def tail_score(value: Tensor, knots: Tensor, levels: Tensor, tail: Tensor, shape: float) -> Tensor:
-    """-log10 of the chance of a value at least this large under normal operation.
-
-    `knots` `(..., K)` ascending values at which the chance is `10 ** -levels[k]`; between them the score is linear.
-    Beyond the last knot a generalised Pareto tail with scale `tail` `(...)` and `shape` goes on, so scores never tie.
-    """
-    low, high = knots[..., :-1], knots[..., 1:]
-    share = ((value.unsqueeze(-1) - low) / (high - low).clamp(min=TINY)).clamp(0.0, 1.0)
-    inside = (share * (levels[1:] - levels[:-1])).sum(-1)
-    excess = (value - knots[..., -1]).clamp(min=0.0)
-    return inside + torch.log1p(shape * excess / tail.clamp(min=TINY)) / (shape * LN10)
-
-
 class DetectorGraph(nn.Module):
     """Scaling, pieces, calibration, pooling and attribution.
 
@@ -78,22 +78,19 @@ class DetectorGraph(nn.Module):
     their own. `entity_index` of -1, or beyond the table, means that row.
     """
 
-    shape: float
-    smoothing: int
-    window: int
-    pooled: int
     loc: Tensor
     scale: Tensor
     is_log: Tensor
     log_offset: Tensor
-    weights: Tensor
     coefficients: Tensor
     centre: Tensor
     basis: Tensor
-    levels: Tensor
+    short: Tensor
+    long: Tensor
     piece_knots: Tensor
     piece_tail: Tensor
-    piece_weight: Tensor
+    pool_knots: Tensor
+    pool_tail: Tensor
     score_knots: Tensor
     score_tail: Tensor
     band: Tensor
@@ -101,16 +98,13 @@ class DetectorGraph(nn.Module):
     event_prior: Tensor
     threshold: Tensor
 
-    def __init__(
-        self, tables: Mapping[str, Tensor], *, smoothing: int, window: int, pooled: int, shape: float = 0.2
-    ) -> None:
+    def __init__(self, tables: Mapping[str, Tensor], layout: Layout) -> None:
         super().__init__()
         for name, table in tables.items():
             self.register_buffer(name, table)
-        self.smoothing = smoothing
-        self.window = window
-        self.pooled = pooled
-        self.shape = shape
+        self.layout = layout
+        self.all_known = False
+        """Set where every entity has a row of its own: skips the scaling by the window itself."""
 
     def row(self, entity_index: Tensor) -> Tensor:
         last = self.loc.shape[0] - 1
@@ -125,11 +119,18 @@ class DetectorGraph(nn.Module):
     def untransform(self, y: Tensor) -> Tensor:
         return torch.where(self.is_log > 0, torch.exp(y.clamp(max=80.0)) - self.log_offset, y)
 
-    def scaling(self, values: Tensor, mask: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and scale `(B, F)`: the entity's own from training, or for the fallback row the window's own."""
+    def scaling(self, recent: Tensor, seasonal: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale `(B, F)`: the entity's own from training, or for the fallback row the window's own.
+
+        The window's own are a mean and a mean absolute deviation over the samples within three deviations.
+        """
         loc, scale = self.loc[row], self.scale[row]
+        if self.all_known:
+            return loc, scale
+        earlier = seasonal.reshape(seasonal.shape[0], -1, seasonal.shape[3])
+        values, mask = masked(self.transform(torch.cat([recent, earlier], dim=1)))
         n = mask.sum(1)
-        own = (values * mask).sum(1) / n.clamp(min=1.0)
+        own = values.sum(1) / n.clamp(min=1.0)
         spread = ((values - own.unsqueeze(1)).abs() * mask).sum(1) / n.clamp(min=1.0)
         near = mask * ((values - own.unsqueeze(1)).abs() <= 3.0 * spread.unsqueeze(1) + TINY)
         n_near = near.sum(1).clamp(min=1.0)
@@ -140,112 +141,136 @@ class DetectorGraph(nn.Module):
 
     def parts(self, recent: Tensor, seasonal: Tensor, row: Tensor) -> Parts:
         """Every piece's deviation per metric; see `Parts`."""
-        batch, steps, features = recent.shape
-        both = self.transform(torch.cat([recent, seasonal.reshape(batch, -1, features)], dim=1))
-        mask = (~torch.isnan(both)).to(both.dtype)
-        values = torch.nan_to_num(both, nan=0.0, posinf=0.0, neginf=0.0)
-        loc, scale = self.scaling(values, mask, row)
-        z = squash((values - loc.unsqueeze(1)) / scale.unsqueeze(1)) * mask
-        z_recent, m_recent = z[:, :steps], mask[:, :steps]
-        weight = self.weights
-        means = torch.einsum("btf,tk->bfk", z_recent, weight) / (
-            torch.einsum("btf,tk->bfk", m_recent, weight).clamp(min=TINY)
-        )
-        now, before, usual = means[..., 0], means[..., 1], means[..., 2]
-        fresh = (m_recent[:, -self.smoothing :].sum(1) > 0).to(z.dtype)
-        had_before = (m_recent[:, : -self.smoothing].sum(1) > 0).to(z.dtype)
-        filled = z_recent + (1.0 - m_recent) * usual.unsqueeze(1)
-        predicted, residual = self.forecast(filled, m_recent)
-        expected, has_season = self.season(z[:, steps:], mask[:, steps:], seasonal.shape[1], seasonal.shape[2])
-        pieces = [
-            now.abs(),
-            (now - before).abs() * had_before,
-            residual,
-            (now - expected).abs() * has_season,
-            self.reconstruct(filled, fresh),
-        ]
-        return Parts(torch.stack(pieces, 1) * fresh.unsqueeze(1), fresh, predicted, loc, scale)
+        loc, scale = self.scaling(recent, seasonal, row)
+        z, mask = self._scaled(recent[:, -self.layout.reach :], loc, scale)
+        n = mask.sum(1, keepdim=True)
+        filled = z + (1.0 - mask) * (z.sum(1, keepdim=True) / n.clamp(min=1.0))
+        fresh = mask[:, -self.layout.fresh_steps :].amax(1)
+        newest = torch.zeros_like(z[:, 0])
+        for back in range(self.layout.fresh_steps, 0, -1):
+            newest = torch.where(mask[:, -back] > 0, z[:, -back], newest)
+        predicted, residual = self.forecast(filled, mask)
+        usable = fresh.unsqueeze(1)
+        pieces = {
+            "level": newest.abs(),
+            "seasonal": self.season(recent, seasonal, loc, scale, z, mask),
+            "residual": residual,
+            "shock": residual,
+            "reconstruction": self.reconstruct(filled[:, -self.layout.window_steps :] * usable),
+            "codebook_short": self.nearest(filled[:, -self.layout.short_steps :] * usable, self.short),
+            "codebook_long": self.nearest(filled[:, -self.layout.long_steps :] * usable, self.long),
+        }
+        return Parts(torch.stack([pieces[name] for name in PIECES], 1) * usable, fresh, predicted, loc, scale)
+
+    def _scaled(self, x: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled values `(B, T, F)`, 0 where missing, and where they are not."""
+        values, mask = masked(self.transform(x))
+        return squash((values - loc.unsqueeze(1)) / scale.unsqueeze(1)) * mask, mask
 
     def forecast(self, filled: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """One-step forecast of the newest step, and the recent mean absolute forecast error, both `(B, F)`."""
-        lags = self.coefficients.shape[0]
-        last = filled.shape[1]
+        """One-step forecast of the newest step, and the mean absolute error over the newest steps, both `(B, F)`."""
+        lags, last = self.coefficients.shape[0], filled.shape[1]
         total = torch.zeros_like(filled[:, 0])
         weight = torch.zeros_like(total)
         predicted = total
-        for back in range(self.smoothing):
+        for back in range(self.layout.fresh_steps):
             end = last - 1 - back
             guess = torch.einsum("btf,t->bf", filled[:, end - lags : end], self.coefficients)
-            seen = mask[:, end]
-            total = total + (filled[:, end] - guess).abs() * seen
-            weight = weight + seen
+            total = total + (filled[:, end] - guess).abs() * mask[:, end]
+            weight = weight + mask[:, end]
             if back == 0:
                 predicted = guess
         return predicted, total / weight.clamp(min=1.0)
 
-    def season(self, z: Tensor, mask: Tensor, n_lags: int, n_steps: int) -> tuple[Tensor, Tensor]:
-        """What the same time on earlier days suggests, and whether any of them is known, both `(B, F)`.
+    def season(self, recent: Tensor, seasonal: Tensor, loc: Tensor, scale: Tensor, z: Tensor, mask: Tensor) -> Tensor:
+        """Mean absolute difference `(B, F)` of the newest steps to the middle of the same time on earlier days.
 
-        The blocks begin one step after the same time of day; the middle of the three days is taken where all are known.
+        A day that lies within the recent steps is taken there; the blocks of farther ones begin one step later than
+        the same time, and that step stands for all newest ones. Days without a sample are left out.
         """
-        take = min(self.smoothing, n_steps)
-        blocks = z.reshape(z.shape[0], n_lags, n_steps, z.shape[2])[:, :, :take]
-        seen = mask.reshape(z.shape[0], n_lags, n_steps, z.shape[2])[:, :, :take]
-        n = seen.sum(2)
-        known = (n > 0).to(z.dtype)
-        day = blocks.sum(2) / n.clamp(min=1.0)
-        mean = (day * known).sum(1) / known.sum(1).clamp(min=1.0)
-        high = (day * known - 1e6 * (1 - known)).amax(1)
-        low = (day * known + 1e6 * (1 - known)).amin(1)
-        trimmed = ((day * known).sum(1) - high - low) / (known.sum(1) - 2.0).clamp(min=1.0)
-        expected = torch.where(known.sum(1) > 2.5, trimmed, mean)
-        return expected, (known.sum(1) > 0).to(z.dtype)
+        fresh = self.layout.fresh_steps
+        total = torch.zeros_like(z[:, 0])
+        weight = torch.zeros_like(total)
+        for back in range(fresh):
+            days = []
+            for k, rows in enumerate(self.layout.season_rows):
+                inside = rows + back < recent.shape[1]
+                days.append(recent[:, recent.shape[1] - 1 - rows - back] if inside else seasonal[:, k, 0])
+            if not days:
+                return total
+            expected, known = middle(*self._scaled(torch.stack(days, 1), loc, scale))
+            usable = known * mask[:, -1 - back]
+            total = total + (z[:, -1 - back] - expected).abs() * usable
+            weight = weight + usable
+        return total / weight.clamp(min=1.0)
 
-    def reconstruct(self, filled: Tensor, fresh: Tensor) -> Tensor:
-        """Root mean square error per metric `(B, F)` of the newest window rebuilt from a few components."""
-        batch, _, features = filled.shape
-        cut = filled[:, -self.window :] * fresh.unsqueeze(1)
-        flat = cut.reshape(batch, self.window * features) - self.centre
+    def reconstruct(self, cut: Tensor) -> Tensor:
+        """Root mean square error per metric `(B, F)` of a window rebuilt from a few components."""
+        flat = cut.reshape(cut.shape[0], -1) - self.centre
         rebuilt = (flat @ self.basis) @ self.basis.T
-        error = (flat - rebuilt).reshape(batch, self.window, features)
-        return torch.sqrt(error.square().mean(1) + 1e-12)
+        return metric_error(flat - rebuilt, cut)
 
-    def evidence(self, raw: Tensor, row: Tensor) -> Tensor:
+    def nearest(self, cut: Tensor, codebook: Tensor) -> Tensor:
+        """Root mean square difference per metric `(B, F)` to the nearest of the codebook's windows."""
+        flat = cut.reshape(cut.shape[0], -1)
+        distance = codebook.square().sum(1) - 2.0 * flat @ codebook.T
+        return metric_error(flat - codebook[distance.argmin(1)], cut)
+
+    def evidence(self, parts: Parts, row: Tensor) -> Tensor:
         """`(B, P, F)`: -log10 tail probability of each piece and metric on its own."""
-        return tail_score(raw, self.piece_knots[row], self.levels, self.piece_tail[row], self.shape)
+        return self.evidence_of(parts.raw, row) * parts.fresh.unsqueeze(1)
 
-    def pool(self, evidence: Tensor) -> tuple[Tensor, Tensor]:
-        """Entity statistic `(B,)`, the mean of the strongest metrics; and each metric's share `(B, F)`, adding to 1."""
-        per_metric = (evidence * self.piece_weight.unsqueeze(-1)).sum(1)
-        top = torch.topk(per_metric, min(self.pooled, per_metric.shape[1]), dim=1).values
-        return top.mean(1), per_metric / per_metric.sum(1, keepdim=True).clamp(min=TINY)
+    def evidence_of(self, raw: Tensor, row: Tensor) -> Tensor:
+        return tail_score(raw, self.piece_knots[row], self.piece_tail[row])
+
+    def pool(self, evidence: Tensor) -> Tensor:
+        """`(B, P)`: the mean of each piece's strongest metrics."""
+        return torch.topk(evidence, min(self.layout.pooled, evidence.shape[2]), dim=2).values.mean(2)
+
+    def combine(self, pooled: Tensor, row: Tensor) -> Tensor:
+        """Entity statistic `(B,)`: the weighted mean of the pieces' -log10 tail probabilities."""
+        scores = tail_score(pooled, self.pool_knots[row], self.pool_tail[row])
+        return (scores * pooled.new_tensor(WEIGHTS)).sum(1) / sum(WEIGHTS)
+
+    def share(self, evidence: Tensor) -> Tensor:
+        """Each metric's part `(B, F)` of the evidence, adding up to 1."""
+        per_metric = (evidence * evidence.new_tensor(WEIGHTS).unsqueeze(-1)).sum(1)
+        return per_metric / per_metric.sum(1, keepdim=True).clamp(min=TINY)
 
     def statistic(self, recent: Tensor, seasonal: Tensor, entity_index: Tensor) -> tuple[Tensor, Tensor, Parts]:
+        """Entity statistic `(B,)`, the metrics' shares `(B, F)`, and what they came from."""
         row = self.row(entity_index)
         parts = self.parts(recent, seasonal, row)
-        pooled, share = self.pool(self.evidence(parts.raw, row) * parts.fresh.unsqueeze(1))
-        return pooled, share, parts
+        evidence = self.evidence(parts, row)
+        return self.combine(self.pool(evidence), row), self.share(evidence), parts
+
+    def score(self, statistic: Tensor, row: Tensor) -> Tensor:
+        """-log10 tail probability `(B,)` of the entity statistic."""
+        return tail_score(statistic, self.score_knots[row], self.score_tail[row])
+
+    def confidence(self, score: Tensor) -> Tensor:
+        """Chance that a window of this score is in real trouble, by Bayes' rule; see the model card."""
+        real = self.event_prior * self.found(score)
+        false = (1.0 - self.event_prior) * torch.pow(10.0, -score)
+        return real / (real + false).clamp(min=1e-30)
 
     def forward(
         self, recent: Tensor, seasonal: Tensor, timestamp: Tensor, entity_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The served answer, in the order of `OUTPUT_NAMES`."""
         row = self.row(entity_index)
-        pooled, share, parts = self.statistic(recent, seasonal, entity_index)
-        score = tail_score(pooled, self.score_knots[row], self.levels, self.score_tail[row], self.shape)
+        statistic, share, parts = self.statistic(recent, seasonal, entity_index)
+        some = (parts.fresh.sum(1) > 0).to(statistic.dtype)
+        score = self.score(statistic, row) * some
         score = score + 0.0 * timestamp.to(score.dtype)  # keeps the input in the graph: the wire format has it
-        tail = torch.pow(10.0, -score)
-        found = self.found(score)
-        odds = self.event_prior * found
-        confidence = odds / (odds + (1.0 - self.event_prior) * tail).clamp(min=1e-30)
         band = [
             self.untransform(unsquash(parts.predicted + self.band[row, :, i]) * parts.scale + parts.loc)
             for i in range(3)
         ]
         return (
             score,
-            tail,
-            confidence,
+            torch.pow(10.0, -score),
+            self.confidence(score),
             score >= self.threshold,
             share * score.unsqueeze(1),
             band[0],
@@ -264,17 +289,18 @@ class DetectorGraph(nn.Module):
 
 def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
     """Neutral tables of the right shapes; fitting fills them in."""
-    rows = n_entities + 1
+    rows, pieces = n_entities + 1, len(PIECES)
+    knots = torch.arange(4.0)
     return {
         "loc": torch.zeros(rows, n_features),
         "scale": torch.ones(rows, n_features),
         "is_log": torch.zeros(n_features),
         "log_offset": torch.ones(n_features),
-        "piece_weight": torch.full((len(PIECES),), 1.0 / len(PIECES)),
-        "levels": torch.tensor([0.0, 0.5, 1.0, 2.0]),
-        "piece_knots": torch.arange(4.0).repeat(rows, len(PIECES), n_features, 1),
-        "piece_tail": torch.ones(rows, len(PIECES), n_features),
-        "score_knots": torch.arange(4.0).repeat(rows, 1),
+        "piece_knots": knots.repeat(rows, pieces, n_features, 1),
+        "piece_tail": torch.ones(rows, pieces, n_features),
+        "pool_knots": knots.repeat(rows, pieces, 1),
+        "pool_tail": torch.ones(rows, pieces),
+        "score_knots": knots.repeat(rows, 1),
         "score_tail": torch.ones(rows),
         "band": torch.zeros(rows, n_features, 3),
         "found_share": torch.ones(9),

@@ -62,7 +62,7 @@ class Detector:
             "alarm_score": float(self.fitted.graph.threshold),
             "false_alarms_per_entity_day": self.config.false_alarms_per_day,
             "event_prior": self.config.event_prior,
-            "found_share_at_score": list(self.fitted.found_share),
+            "found_share_at_score": [float(v) for v in self.fitted.graph.found_share],
             "pieces": list(PIECES),
             "config": asdict(self.config),
             "train_end_ns": self.split.train_end_ns,
