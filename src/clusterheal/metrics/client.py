@@ -19,7 +19,8 @@ from clusterheal.errors import PermanentError
 from clusterheal.metrics.findings import Finding, Severity
 from clusterheal.metrics.grid import NS_PER_MS, FrameBuilder, Labels, WindowWriter
 from clusterheal.metrics.http import AnswerTooLarge, Exchange
-from clusterheal.metrics.parser import Envelope, MatrixParser, format_ms, parse_envelope
+from clusterheal.metrics.parser import Envelope, MatrixParser, parse_envelope
+from clusterheal.metrics.points import format_ms
 from clusterheal.metrics.retry import retried
 from clusterheal.metrics.tasks import gather
 from clusterheal.metrics.windows import split_steps, step_grid, to_ms

@@ -9,7 +9,7 @@ import orjson
 
 from clusterheal.contracts import Float32, Int64, MetricFrame
 from clusterheal.errors import PermanentError
-from clusterheal.metrics.parser import StepGrid, decode_points
+from clusterheal.metrics.points import StepGrid, decode_points
 
 NS_PER_MS = 1_000_000
 
@@ -110,7 +110,7 @@ class WindowWriter:
         self._rows: set[int] = set()
         self._before: dict[int, float] = {}
 
-    def add(self, labels: bytes, block: bytes) -> None:
+    def add(self, labels: bytes, block: bytearray) -> None:
         """One series, as `MatrixParser` hands it over.
 
         Raises:

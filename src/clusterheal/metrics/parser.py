@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from clusterheal.errors import PermanentError, RetryableError
-
-Float64 = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
 
 MAX_ENVELOPE = 4 << 20
 """Bytes allowed around the series: warnings, errors, statistics."""
@@ -50,10 +45,10 @@ class MatrixParser:
     """Push parser of one answer: `feed` the body's bytes, then `close`.
 
     `on_series(labels, block)` is called once per series with the JSON of its labels and of its points,
-    `[[t,"v"],...]`, both complete.
+    `[[t,"v"],...]`, both complete; the points are the callee's to change.
     """
 
-    def __init__(self, on_series: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, on_series: Callable[[bytes, bytearray], None]) -> None:
         self._on_series = on_series
         self._buffer = bytearray()
         self._scan = 0
@@ -90,7 +85,7 @@ class MatrixParser:
         found = _RESULT.search(self._buffer)
         if found is None:
             if len(self._buffer) > MAX_ENVELOPE:
-                raise PermanentError(f"expected a query result, got {_excerpt(self._buffer)}; check the URL")
+                raise PermanentError(f"expected a query result, got {excerpt(self._buffer)}; check the URL")
             return False
         self._prefix = bytes(self._buffer[: found.end()])
         self._drop(found.end())
@@ -108,7 +103,7 @@ class MatrixParser:
         elif self._buffer[0] == ord("{"):
             self._state = self._in_labels
         else:
-            raise PermanentError(f"expected a series in the query result, got {_excerpt(self._buffer)}")
+            raise PermanentError(f"expected a series in the query result, got {excerpt(self._buffer)}")
         return True
 
     def _in_labels(self) -> bool:
@@ -116,13 +111,13 @@ class MatrixParser:
         if found is None:
             self._scan = len(self._buffer)
             if self._scan > MAX_ENVELOPE:
-                raise PermanentError(f"expected the points of a series, got {_excerpt(self._buffer)}")
+                raise PermanentError(f"expected the points of a series, got {excerpt(self._buffer)}")
             return False
         head = _OWN_LABELS.match(self._buffer)
         labels = bytes(self._buffer[head.end() if head else 0 : found.start()])
         tail = _BETWEEN.search(labels)
         if head is None or tail is None:
-            raise PermanentError(f"expected a series to start with its labels, got {_excerpt(self._buffer)}")
+            raise PermanentError(f"expected a series to start with its labels, got {excerpt(self._buffer)}")
         self._labels = labels[: tail.start()]
         if found.group(1) == b"histograms":
             raise _histogram(self._labels)
@@ -138,19 +133,19 @@ class MatrixParser:
             if self._scan > MAX_SERIES:
                 raise PermanentError(f"a series has more than {MAX_SERIES} bytes; ask for fewer points at a time")
             return False
-        block = bytes(memoryview(self._buffer)[:end])
+        block = self._buffer[:end]
         self._drop(end + 1)
         if not _BLOCK_END.search(block, max(0, end - 4096)):
             if b'"histograms"' in block:
                 raise _histogram(self._labels)
-            raise PermanentError(f"expected the points of a series to end, got {_excerpt(block[-80:])}")
+            raise PermanentError(f"expected the points of a series to end, got {excerpt(block[-80:])}")
         self._on_series(self._labels, block)
         self._state = self._between_series
         return True
 
     def _after_result(self) -> bool:
         if len(self._buffer) > MAX_ENVELOPE:
-            raise PermanentError(f"expected the end of the answer, got {_excerpt(self._buffer)}")
+            raise PermanentError(f"expected the end of the answer, got {excerpt(self._buffer)}")
         return False
 
     def _drop(self, count: int) -> None:
@@ -176,10 +171,10 @@ def parse_envelope(body: bytes) -> Envelope:
         data: Any = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         if body.lstrip().startswith(b"{"):
-            raise RetryableError(f"the answer is not complete JSON ({exc}): {_excerpt(body)}") from exc
-        raise PermanentError(f"expected JSON, got {_excerpt(body)}; is this the address of a Prometheus?") from exc
+            raise RetryableError(f"the answer is not complete JSON ({exc}): {excerpt(body)}") from exc
+        raise PermanentError(f"expected JSON, got {excerpt(body)}; is this the address of a Prometheus?") from exc
     if not isinstance(data, dict) or not isinstance(data.get("status"), str):
-        raise PermanentError(f"expected an answer of the Prometheus API, got {_excerpt(body)}")
+        raise PermanentError(f"expected an answer of the Prometheus API, got {excerpt(body)}")
     inner = data.get("data")
     return Envelope(
         status=data["status"],
@@ -191,99 +186,5 @@ def parse_envelope(body: bytes) -> Envelope:
     )
 
 
-def _excerpt(body: bytes | bytearray) -> str:
+def excerpt(body: bytes | bytearray) -> str:
     return repr(bytes(body[:120]).decode(errors="replace"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepGrid:
-    """The times a range query is evaluated at: `start_ms + k * step_ms` for `0 <= k < n_steps`."""
-
-    start_ms: int
-    step_ms: int
-    n_steps: int
-    _separators: list[bytes] = field(default_factory=list, repr=False, compare=False)
-
-    @property
-    def separators(self) -> list[bytes]:
-        """What stands before each value in an answer that has every step, e.g. `],[1435781430,`."""
-        if not self._separators:
-            times = range(self.start_ms, self.start_ms + self.n_steps * self.step_ms, self.step_ms)
-            self._separators.extend(b"],[%b," % format_ms(t).encode() for t in times)
-        return self._separators
-
-
-def format_ms(time_ms: int) -> str:
-    """Seconds as Prometheus writes them: `1435781430` or `1435781430.781`."""
-    seconds, rest = divmod(time_ms, 1000)
-    return f"{seconds}.{rest:03d}" if rest else str(seconds)
-
-
-def decode_points(block: bytes, grid: StepGrid) -> tuple[slice | Index, Float64]:
-    """The points of one series: which steps of `grid` they are on, and their values, float64, bit for bit.
-
-    The usual series has a point at every step from its first to its last; then the time stamps are compared as text
-    and never parsed.
-
-    Raises:
-        PermanentError: a point off the grid, or something that is not a point.
-    """
-    parts = block.split(b'"')
-    values = _decode_values(parts[1::2])
-    before = parts[0::2]
-    count = len(values)
-    if count == 0 or len(before) != count + 1:
-        if block.translate(None, b"[] \n\r\t"):
-            raise PermanentError(f'expected points [time, "value"], got {_excerpt(block)}')
-        return slice(0, 0), values
-    first = _first_step(before[0], grid)
-    if before[1:count] == grid.separators[first + 1 : first + count] and first + count <= grid.n_steps:
-        return slice(first, first + count), values
-    return _decode_steps(before[:count], grid), values
-
-
-def _first_step(text: bytes, grid: StepGrid) -> int:
-    return int(_steps_of([text], grid)[0])
-
-
-def _decode_steps(before: list[bytes], grid: StepGrid) -> Index:
-    steps = _steps_of(before, grid)
-    if bool((np.diff(steps) <= 0).any()):
-        raise PermanentError("time stamps of a series do not rise; expected each step at most once")
-    return steps
-
-
-def _steps_of(before: list[bytes], grid: StepGrid) -> Index:
-    try:
-        texts = b"".join(before).translate(None, b"[] \n\r\t").replace(b",,", b",").strip(b",")
-        seconds = np.array(orjson.loads(b"[" + texts + b"]"), dtype=np.float64)
-    except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
-        raise PermanentError(f"expected time stamps in seconds, got {_excerpt(before[0])}") from exc
-    if len(seconds) != len(before) or not bool(np.isfinite(seconds).all()):
-        raise PermanentError(f"expected a time stamp for each value, got {_excerpt(before[0])}")
-    offsets = np.rint(seconds * 1000).astype(np.int64) - grid.start_ms
-    steps: Index = offsets // grid.step_ms
-    if bool(((offsets % grid.step_ms != 0) | (steps < 0) | (steps >= grid.n_steps)).any()):
-        raise PermanentError(
-            f"expected times from {grid.start_ms} ms every {grid.step_ms} ms, {grid.n_steps} of them; "
-            "got a time stamp off this grid; is a cache or proxy answering for Prometheus?"
-        )
-    return steps
-
-
-def _decode_values(texts: list[bytes]) -> Float64:
-    joined = b",".join(texts)
-    if b"N" in joined:
-        joined = b",".join([b"null" if t == b"NaN" else t for t in texts])
-    if b"I" not in joined:
-        try:
-            values = np.array(orjson.loads(b"[" + joined + b"]"), dtype=np.float64)
-            signed_zero = not values.all() and b"-0" in texts  # JSON's integer zero has no sign
-            if values.shape == (len(texts),) and not signed_zero:
-                return values
-        except (orjson.JSONDecodeError, ValueError, TypeError):
-            pass  # a form of number that JSON does not have: the slower way reads it or says what is wrong
-    try:
-        return np.array([float(t) for t in texts], dtype=np.float64)
-    except ValueError as exc:
-        raise PermanentError(f"expected a number as a point's value: {exc}") from exc

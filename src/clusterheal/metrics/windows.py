@@ -6,7 +6,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 from clusterheal.errors import InvalidInput
-from clusterheal.metrics.parser import StepGrid
+from clusterheal.metrics.points import StepGrid
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)

@@ -1,0 +1,163 @@
+"""The points of one series as numbers, as fast as Python can: text is compared and moved, only values are parsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from clusterheal.errors import PermanentError
+from clusterheal.metrics.parser import excerpt
+
+Float64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+_SPACES = np.frombuffer(b" " * 8, np.uint64)[0]
+_QUOTE, _COMMA, _SPACE = ord('"'), ord(","), ord(" ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepGrid:
+    """The times a range query is evaluated at: `start_ms + k * step_ms` for `0 <= k < n_steps`."""
+
+    start_ms: int
+    step_ms: int
+    n_steps: int
+    _cache: list[_Separators] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def separators(self) -> _Separators:
+        """What stands between two values of an answer without gaps."""
+        if not self._cache:
+            self._cache.append(_Separators(self))
+        return self._cache[0]
+
+
+class _Separators:
+    """The text `],[1435781430,"` before each step's value, as machine words to compare with.
+
+    `offsets` are where the words begin after the closing quote of the value before; the last may overlap.
+    """
+
+    def __init__(self, grid: StepGrid) -> None:
+        times = range(grid.start_ms, grid.start_ms + grid.n_steps * grid.step_ms, grid.step_ms)
+        texts = [f'],[{format_ms(t)},"'.encode() for t in times]
+        self.opening = b"[" + texts[0][2:-1]
+        self.length = len(texts[0]) if len({len(t) for t in texts}) == 1 else 0
+        self.offsets: list[int] = []
+        self.words: list[Words] = []
+        if self.length >= 8:
+            table = np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), self.length)
+            starts = [*range(0, self.length - 8, 8), self.length - 8]
+            self.offsets = [start + 1 for start in starts]
+            self.words = [np.ascontiguousarray(table[:, s : s + 8]).view(np.uint64)[:, 0] for s in starts]
+
+
+def decode_points(block: bytearray, grid: StepGrid) -> tuple[slice | Index, Float64]:
+    """The points of one series: which steps of `grid` they are on, and their values, float64, bit for bit.
+
+    `block`, `[[t,"v"],...]`, may be changed. The usual series has a point at every step from its first to its last:
+    then its time stamps are compared as text, eight bytes at a time, and blanked; what is left is a JSON list.
+
+    Raises:
+        PermanentError: a point off the grid, or something that is not a point.
+    """
+    quotes = np.flatnonzero(np.frombuffer(block, np.uint8) == _QUOTE)
+    if len(quotes) == 0:
+        if block.translate(None, b"[] \n\r\t"):
+            raise PermanentError(f'expected points [time, "value"], got {excerpt(block)}')
+        return slice(0, 0), np.empty(0)
+    if len(quotes) % 2:
+        raise PermanentError(f"expected values in quotes, got {excerpt(block)}")
+    text = bytes(block[: quotes[0]])
+    first = 0 if text == grid.separators.opening else int(_steps_of([text], grid)[0])
+    values = _dense_values(block, quotes, first, grid)
+    if values is not None:
+        return slice(first, first + len(values)), values
+    parts = bytes(block).split(b'"')
+    texts = parts[1::2]
+    return _decode_steps(parts[0::2][: len(texts)], grid), _decode_values(texts)
+
+
+def _dense_values(block: bytearray, quotes: Index, first: int, grid: StepGrid) -> Float64 | None:
+    """The values of a series without gaps, or `None` with `block` as it was."""
+    separators, count = grid.separators, len(quotes) // 2
+    opening, closing = quotes[0::2], quotes[1::2]
+    between = closing[:-1]
+    if first + count > grid.n_steps or not separators.offsets or b"I" in block or b"N" in block:
+        return None
+    if not block.endswith(b'"]]') or not bool((opening[1:] - between == separators.length).all()):
+        return None
+    words: Words = np.ndarray((len(block) - 7,), np.uint64, buffer=block, strides=(1,))
+    for offset, expected in zip(separators.offsets, separators.words, strict=True):
+        if not np.array_equal(words[between + offset], expected[first + 1 : first + count]):
+            return None
+    for offset in separators.offsets:
+        words[between + offset] = _SPACES
+    octets = np.frombuffer(block, np.uint8)
+    octets[closing] = _COMMA
+    octets[1 : opening[0] + 1] = _SPACE
+    octets[closing[-1] : -1] = _SPACE
+    return _list_values(block, count)
+
+
+def _list_values(block: bytearray, count: int) -> Float64:
+    """The numbers of `[ 1.5, 2 ]`, `count` of them."""
+    try:
+        values = np.array(orjson.loads(block), dtype=np.float64)
+        # JSON's integer zero has no sign
+        if values.shape == (count,) and (values.all() or not (b"-0," in block or b"-0 " in block)):
+            return values
+    except (orjson.JSONDecodeError, ValueError, TypeError):
+        pass  # a form of number that JSON does not have: the slower way reads it or says what is wrong
+    texts = [text.strip() for text in bytes(block[1:-1]).split(b",")]
+    if len(texts) != count:
+        raise PermanentError(f"expected {count} numbers as values, got {excerpt(block)}")
+    return _decode_values(texts)
+
+
+def format_ms(time_ms: int) -> str:
+    """Seconds as Prometheus writes them: `1435781430` or `1435781430.781`."""
+    seconds, rest = divmod(time_ms, 1000)
+    return f"{seconds}.{rest:03d}" if rest else str(seconds)
+
+
+def _decode_steps(before: list[bytes], grid: StepGrid) -> Index:
+    steps = _steps_of(before, grid)
+    if bool((np.diff(steps) <= 0).any()):
+        raise PermanentError("time stamps of a series do not rise; expected each step at most once")
+    return steps
+
+
+def _steps_of(before: list[bytes], grid: StepGrid) -> Index:
+    try:
+        texts = b"".join(before).translate(None, b"[] \n\r\t").replace(b",,", b",").strip(b",")
+        seconds = np.array(orjson.loads(b"[" + texts + b"]"), dtype=np.float64)
+    except (orjson.JSONDecodeError, ValueError, TypeError) as exc:
+        raise PermanentError(f"expected time stamps in seconds, got {excerpt(before[0])}") from exc
+    if len(seconds) != len(before) or not bool(np.isfinite(seconds).all()):
+        raise PermanentError(f"expected a time stamp for each value, got {excerpt(before[0])}")
+    offsets = np.rint(seconds * 1000).astype(np.int64) - grid.start_ms
+    steps: Index = offsets // grid.step_ms
+    if bool(((offsets % grid.step_ms != 0) | (steps < 0) | (steps >= grid.n_steps)).any()):
+        raise PermanentError(
+            f"expected times from {grid.start_ms} ms every {grid.step_ms} ms, {grid.n_steps} of them; "
+            "got a time stamp off this grid; is a cache or proxy answering for Prometheus?"
+        )
+    return steps
+
+
+def _decode_values(texts: list[bytes]) -> Float64:
+    try:
+        values = np.array(orjson.loads(b"[" + b",".join(texts) + b"]"), dtype=np.float64)
+        if values.shape == (len(texts),) and (values.all() or b"-0" not in texts):
+            return values
+    except (orjson.JSONDecodeError, ValueError, TypeError):
+        pass
+    try:
+        return np.array([float(t) for t in texts], dtype=np.float64)
+    except ValueError as exc:
+        raise PermanentError(f"expected a number as a point's value: {exc}") from exc
