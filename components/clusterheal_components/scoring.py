@@ -19,7 +19,7 @@ from clusterheal_components.snapshot import thaw
 LOW, HIGH = 0.1, 0.9
 
 
-def score_window(dataset: Path, name: str, scores: Path, *, hours: float) -> dict[str, float]:
+def run_over_window(dataset: Path, name: str, scores: Path, *, hours: float) -> dict[str, float]:
     """Score every entity at every step of the newest `hours`; forecasts are made once per horizon.
 
     Writes Parquet to `scores` and returns the window's figures.

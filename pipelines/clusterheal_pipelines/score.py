@@ -4,7 +4,7 @@
 from clusterheal_components.build_dataset import build_dataset
 from clusterheal_components.check_drift import check_drift
 from clusterheal_components.collect import collect
-from clusterheal_components.score import score as score_model
+from clusterheal_components.score_window import score_window
 from kfp import dsl
 
 from clusterheal_pipelines.cluster import FETCH, JUDGE, on_cluster
@@ -29,5 +29,5 @@ def score(days: float = 7.5, hours: float = 24.0) -> None:
         built = build_dataset(start=collected.outputs["start"], end=collected.outputs["end"])
         dataset = on_cluster(built, "Build dataset", JUDGE).outputs["dataset"]
         for name, title in TITLES.items():
-            on_cluster(score_model(dataset=dataset, name=name, hours=hours), f"Score {title}", JUDGE)
+            on_cluster(score_window(dataset=dataset, name=name, hours=hours), f"Score {title}", JUDGE)
             on_cluster(check_drift(dataset=dataset, name=name), f"Check drift {title}", JUDGE)

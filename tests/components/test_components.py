@@ -19,7 +19,7 @@ from clusterheal_components.gate import gate
 from clusterheal_components.notify import notify
 from clusterheal_components.plan_backfill import plan_backfill
 from clusterheal_components.register import register
-from clusterheal_components.score import score
+from clusterheal_components.score_window import score_window
 from clusterheal_components.snapshot import freeze, thaw
 from clusterheal_components.stage import stage
 from clusterheal_components.train_detector import train_detector
@@ -411,7 +411,7 @@ def test_score_keeps_every_verdict(
 
     _serve(registry, packages[name])
     scores, metrics = artifact("Dataset"), artifact("Metrics")
-    call(score, dataset=artifact("Dataset", frozen), name=name, scores=scores, metrics=metrics, hours=12.0)
+    call(score_window, dataset=artifact("Dataset", frozen), name=name, scores=scores, metrics=metrics, hours=12.0)
     table = pq.read_table(scores.path)
     assert table.num_rows == metrics.metadata["scored"]
     if name == DETECTOR:
@@ -427,9 +427,9 @@ def test_score_needs_a_version_in_service_and_a_window(
 ) -> None:
     options = {"dataset": artifact("Dataset", frozen), "scores": artifact("Dataset"), "metrics": artifact("Metrics")}
     with pytest.raises(InvalidInput, match="release one first"):
-        call(score, **options, name=DETECTOR)
+        call(score_window, **options, name=DETECTOR)
     _serve(registry, packages[FORECASTER])
     with pytest.raises(InvalidInput, match="hours"):
-        call(score, **options, name=FORECASTER, hours=0.0)
+        call(score_window, **options, name=FORECASTER, hours=0.0)
     with pytest.raises(InvalidInput, match="shorter than one forecast"):
-        call(score, **options, name=FORECASTER, hours=1.0)
+        call(score_window, **options, name=FORECASTER, hours=1.0)

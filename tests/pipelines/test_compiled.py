@@ -121,6 +121,12 @@ def test_every_step_has_limits_labels_addresses_and_credentials(made: Path) -> N
         assert len(gpu) == (2 if name in ("train", "retrain") else 0)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_no_step_is_called_like_its_pipeline(made: Path, name: str) -> None:
+    # Loading such a package gives that one component instead of the pipeline, without a word.
+    assert f"comp-{name}" not in _spec(made / f"{name}.yaml")["components"]
+
+
 def test_gpus_are_parameters_that_reach_the_inner_graph(made: Path) -> None:
     spec = _spec(made / "train.yaml")
     inner = spec["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]

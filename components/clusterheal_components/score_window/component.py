@@ -7,7 +7,7 @@ from clusterheal_components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def score(
+def score_window(
     dataset: dsl.Input[dsl.Dataset], name: str, scores: dsl.Output[dsl.Dataset], metrics: dsl.Output[dsl.Metrics],
     hours: float = 24.0,
 ) -> None:  # fmt: skip
@@ -22,7 +22,7 @@ def score(
     """
     from pathlib import Path
 
-    from clusterheal_components.scoring import score_window
+    from clusterheal_components.scoring import run_over_window
 
-    for figure, value in score_window(Path(dataset.path), name, Path(scores.path), hours=hours).items():
+    for figure, value in run_over_window(Path(dataset.path), name, Path(scores.path), hours=hours).items():
         metrics.log_metric(figure, value)
