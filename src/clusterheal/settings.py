@@ -127,7 +127,7 @@ class KubernetesSettings(Section):
 class RolloutSettings(Section):
     strategy: Literal["auto", "shadow", "canary", "direct"] = Field(
         "auto",
-        description="auto: score in shadow, then canary steps where KServe has them; direct: switch after golden requests",
+        description="auto: shadow, then canary steps where KServe has them; direct: switch after golden requests",
     )
     ready_timeout: timedelta = Field(
         timedelta(minutes=10), description="for the new revision to answer its golden requests"

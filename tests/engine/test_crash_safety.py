@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from platform_kit import Platform
+from platform_kit import CONFIG, Platform
 
 from clusterheal.contracts import IncidentState
 from clusterheal.engine import decide as decide_module
@@ -73,14 +75,15 @@ def test_death_in_any_write_neither_loses_nor_repeats(sim: Sim, at: int, before:
     async def test(p: Platform) -> None:
         await p.policy()
         cluster = Dying(p.emulator.api, at=at, before=before)
-        first = await p.engine("first", cluster=cluster)
+        patient = replace(CONFIG, verify_timeout=timedelta(minutes=10))
+        first = await p.engine("first", cluster=cluster, config=patient)
         post = asyncio.create_task(p.alert(first))
         await asyncio.wait({post, asyncio.create_task(cluster.dead.wait())}, timeout=120,
                            return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
         stored = post.done()
         await asyncio.sleep(20)
         await p.crash(first)
-        second = await p.engine("second")
+        second = await p.engine("second", config=patient)
         await asyncio.sleep(30)
         if not stored:  # Alertmanager had no answer, so it sends the notification again
             post.cancel()
@@ -175,8 +178,6 @@ def test_the_simulation_notices_action_on_a_resolved_signal(monkeypatch: pytest.
 
 async def unconditional(store: Any, record: Any) -> Any:
     """A status write that forgets resourceVersions."""
-    from dataclasses import replace
-
     from clusterheal.engine.codec import decode, encode
 
     fresh = await store._cluster.get(INCIDENTS, record.name, namespace=NAMESPACE)

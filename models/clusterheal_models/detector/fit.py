@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from clusterheal.contracts import FeaturePanel, TimeSplit
@@ -22,9 +23,13 @@ MIN_STEPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A fitted graph and what the calibration slice showed."""
+    """A fitted graph and what the calibration slice showed.
+
+    `statistics`: per entity the statistic of its windows in the calibration slice, before the last tail.
+    """
 
     graph: DetectorGraph
+    statistics: tuple[npt.NDArray[np.float64], ...]
     calibration_days: float
     calibration_alarm_steps: int
 
@@ -64,4 +69,9 @@ def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, rep
     report("tails", 0.8)
     calibration.run()
     graph.all_known = False
-    return Fitted(graph=graph, calibration_days=calibration.days(), calibration_alarm_steps=calibration.alarm_steps())
+    return Fitted(
+        graph=graph,
+        statistics=tuple(calibration.statistics),
+        calibration_days=calibration.days(),
+        calibration_alarm_steps=calibration.alarm_steps(),
+    )

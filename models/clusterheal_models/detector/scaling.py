@@ -43,6 +43,15 @@ def fit_scaling(train: FeaturePanel, tables: dict[str, Tensor]) -> None:
     tables["scale"][-1] = torch.from_numpy(np.maximum(typical, 1e-9)).float()
 
 
+def robust_spread(values: Float64) -> tuple[Float64, Float64]:
+    """Location and positive spread `(n_features,)` of `(n_steps, n_features)`; or the others' spread."""
+    low, q1, loc, q3, high = (q[0] for q in _quantiles(values[None], [0.005, 0.25, 0.5, 0.75, 0.995]))
+    spread = np.maximum(np.nan_to_num((q3 - q1) / 1.349), 0.05 * np.nan_to_num(high - low))
+    typical = float(np.median(spread[spread > 0])) if (spread > 0).any() else 1.0
+    floor = np.maximum(0.1 * typical * (len(spread) > 1), 1e-3 * np.abs(np.nan_to_num(loc)))
+    return np.nan_to_num(loc), np.where(spread > 0, np.maximum(spread, floor), typical)
+
+
 def scaled_series(train: FeaturePanel, tables: dict[str, Tensor], entity: int) -> Tensor:
     """`(n_steps, n_features)` scaled values; missing ones repeat the last seen, or are 0 at the beginning."""
     x = torch.from_numpy(train.values[entity])

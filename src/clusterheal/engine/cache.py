@@ -84,13 +84,17 @@ WATCH_SECONDS = 60.0  # a watch that says nothing this long is renewed, so a dro
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
 
 
+def _version(obj: Manifest | PodView) -> str:
+    return obj.resource_version if isinstance(obj, PodView) else str(obj["metadata"].get("resourceVersion", "0"))
+
+
 def _newer(obj: Manifest, known: Manifest | PodView | None) -> bool:
     """Whether to take `obj`: our own writes come back by watches, sometimes behind what a list gave."""
     if known is None:
         return True
-    old = known.resource_version if isinstance(known, PodView) else known["metadata"].get("resourceVersion", "0")
+    old = _version(known)
     new = obj["metadata"].get("resourceVersion", "0")
-    return int(new) >= int(old) if str(old).isdigit() and str(new).isdigit() else True
+    return int(new) >= int(old) if old.isdigit() and str(new).isdigit() else True
 
 
 class Cache:
@@ -197,9 +201,11 @@ class Cache:
         for obj in found.items:
             key = (obj["metadata"].get("namespace"), obj["metadata"]["name"])
             fresh[key] = self._projected(resource, obj) if _newer(obj, known.get(key)) else known[key]
+        news = fresh.keys() != known.keys() or any(_version(fresh[k]) != _version(known[k]) for k in fresh)
         self._objects[resource] = fresh
         self._synced_at[resource] = self._clock.now()
-        self.changed(resource)
+        if news:
+            self.changed(resource)
         return found.resource_version
 
     def _note_refusal(self, resource: Resource, exc: ApiError) -> None:

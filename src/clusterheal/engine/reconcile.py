@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_ROLLBACK_TRIES = 20
 LOG_LINES = 20
+SPACING = 0.25  # seconds between two rounds at least
 
 
 class Observer(Protocol):
@@ -94,7 +95,8 @@ class Reconciler:
             await self._pause()
 
     async def _pause(self) -> None:
-        """Until the interval has passed or somebody pokes."""
+        """Until the interval has passed or somebody pokes; never at once, or a write that fails would spin."""
+        await self._clock.sleep(min(SPACING, self._interval.total_seconds()))
         timer = asyncio.ensure_future(self._clock.sleep(self._interval.total_seconds()))
         poke = asyncio.ensure_future(self._wake.wait())
         try:

@@ -298,6 +298,7 @@ class _Stages:
             self._timeline.progress("scoring the incident once more for the plots")
             work = demo_scores.scores_of(platform, run, now=self._timeline.now())
             self._record.scores = await platform.supervisor.guard(work)
+            stage.seconds = (self._timeline.now() - stage.began).total_seconds()
             _keep(self._record, self._timeline, platform.places)
             path = await asyncio.to_thread(write_report, self._record, platform.places.out)
             stage.summary = str(path)

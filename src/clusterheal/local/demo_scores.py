@@ -10,6 +10,7 @@ from pydantic import AnyHttpUrl
 from clusterheal.contracts import DETECTOR
 from clusterheal.errors import PermanentError
 from clusterheal.inference.client import InferenceClient
+from clusterheal.kube.ports import Manifest
 from clusterheal.local.demo_incident import IncidentRun
 from clusterheal.local.demo_platform import Platform
 from clusterheal.local.faults import Fault
@@ -23,6 +24,13 @@ AFTER = timedelta(seconds=20)
 def entity_of(fault: Fault) -> str:
     """The models' name for what the fault is on."""
     return f"instance/{fault.instance}" if fault.instance else f"workload/{fault.namespace}/{fault.workload}"
+
+
+def proof_feature(incident: Manifest | None) -> str | None:
+    """The feature that the engine's plan is verified by."""
+    plan = ((incident or {}).get("status") or {}).get("plan") or {}
+    feature = ((plan.get("parameters") or {}).get("proof") or {}).get("feature")
+    return None if feature is None else str(feature)
 
 
 async def scores_of(platform: Platform, run: IncidentRun, *, now: datetime) -> dict[str, Any]:
@@ -52,8 +60,9 @@ async def scores_of(platform: Platform, run: IncidentRun, *, now: datetime) -> d
             start=began - BEFORE,
             end=min(now, began + timedelta(seconds=run.seconds) + AFTER),
             forecast_at=began,
+            first=proof_feature(run.incident),
         )
     return scores.to_dict()
 
 
-__all__ = ["entity_of", "scores_of"]
+__all__ = ["entity_of", "proof_feature", "scores_of"]

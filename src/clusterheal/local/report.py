@@ -127,7 +127,8 @@ def _models(record: RunRecord) -> str:
         parts.append(f"<h3>{_text(model['name'])} {_text(model.get('version'))}</h3>")
         parts.append(_scores_table(evaluation))
         if model.get("verdict"):
-            parts.append(f"<p>Gate: {_text(model['verdict'])}. {_text(model.get('why'))}</p>")
+            reasons = "".join(f"<li>{_text(line)}</li>" for line in str(model.get("why", "")).splitlines())
+            parts.append(f"<p>Gate: {_text(model['verdict'])}</p><ul>{reasons}</ul>")
         if model.get("card"):
             parts.append(f"<details><summary>Model card</summary><pre>{_text(model['card'])}</pre></details>")
     return "".join(parts)

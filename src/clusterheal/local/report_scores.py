@@ -13,7 +13,6 @@ from clusterheal.contracts import (
     Detection,
     FeatureContract,
     FeaturePanel,
-    Float32,
     Forecast,
     ModelInputs,
     entity_key,
@@ -25,7 +24,8 @@ from clusterheal.metrics.client import PrometheusClient
 from clusterheal.settings import PrometheusSettings
 
 TOP_FEATURES = 3
-MAX_TIMES = 60
+MAX_TIMES = 24
+MIN_SPACING_SECONDS = 5
 
 
 @dataclass(kw_only=True)
@@ -63,34 +63,49 @@ async def score_entity(
     start: datetime,
     end: datetime,
     forecast_at: datetime,
+    first: str | None = None,
 ) -> Scores:
     """Score `entity` at even times of `[start, end]`, and forecast it from `forecast_at`.
+
+    `first` is a feature to show above the detector's leading ones.
 
     Raises:
         PermanentError: the entity has no samples then.
         RetryableError, ContractMismatch: as the clients.
     """
-    spacing = max(1, round((end - start).total_seconds() / MAX_TIMES))
+    step = round(contract.step.total_seconds())
+    spacing = even_spacing((end - start).total_seconds() / MAX_TIMES, step)
     async with PrometheusClient(prometheus) as client:
         series = await _Series.fetch(client, contract, entity, start, end, spacing)
-    times = [start + timedelta(seconds=spacing * i) for i in range(int((end - start).total_seconds() / spacing) + 1)]
-    inputs = _joined([series.inputs(time) for time in times])
+    count = int((end - start).total_seconds() // spacing)
+    inputs = _joined([series.inputs(end - timedelta(seconds=spacing * back)) for back in range(count, -1, -1)])
     detections = await detector.detect(inputs)
-    forecasts = await forecaster.forecast(series.inputs(series.nearest(forecast_at)))
+    forecasts = await forecaster.forecast(series.inputs(forecast_at))
     if not detections or not forecasts:
         raise PermanentError(f"the models say nothing about {entity} between {start} and {end}")
-    return _scores(entity, contract, detections, forecasts[0])
+    return _scores(entity, contract, detections, forecasts[0], first=first)
+
+
+def even_spacing(wanted_seconds: float, step_seconds: int) -> int:
+    """The smallest divisor of the step that is at least `wanted_seconds` and `MIN_SPACING_SECONDS`, else the step."""
+    least = max(MIN_SPACING_SECONDS, wanted_seconds)
+    return next((s for s in range(1, step_seconds) if s >= least and step_seconds % s == 0), step_seconds)
 
 
 class _Series:
-    """Feature values of one entity every `spacing` seconds, over the stretches that the models look at."""
+    """Feature values of one entity every `spacing` seconds back from `end`; only what the models look at is fetched.
 
-    def __init__(self, contract: FeatureContract, entity: str, spacing: int, end: datetime) -> None:
+    `values`: float32 `(n_rows, n_features)`, oldest first, NaN = no sample; the last row is at `end`.
+    """
+
+    def __init__(self, contract: FeatureContract, entity: str, spacing: int, start: datetime, end: datetime) -> None:
         self._contract = contract
         self._entity = entity
         self._spacing = spacing
         self._end = end
-        self._values: dict[int, Float32] = {}
+        self._stride = round(contract.step.total_seconds()) // spacing
+        rows = self._row_back(start) + contract.window.history_steps * self._stride + 1
+        self._values = np.full((rows, len(contract.features)), np.nan, np.float32)
 
     @classmethod
     async def fetch(
@@ -102,47 +117,49 @@ class _Series:
         end: datetime,
         spacing: int,
     ) -> _Series:
-        self = cls(contract, entity, spacing, end)
+        self = cls(contract, entity, spacing, start, end)
+        kind = next(k for k in contract.entity_kinds if entity.startswith(f"{k.name}/"))
         for first, last in _stretches(contract, start, end):
+            newest = self._row_back(last)
             for number, feature in enumerate(contract.features):
-                kind = next(k for k in contract.entity_kinds if k.name == feature.entity_kind)
-                if not entity.startswith(f"{kind.name}/"):
+                if feature.entity_kind != kind.name:
                     continue
                 frame = await client.query_range(
-                    feature.promql, start=self._on_grid(first), end=last, step=timedelta(seconds=spacing)
+                    feature.promql, start=self._time(self._row_back(first)), end=self._time(newest), step=self._step
                 )
                 own = [i for i, labels in enumerate(frame.labels) if entity_key(kind, labels) == entity]
-                for at, value in zip(frame.timestamps // 10**9, frame.values[:, own[:1]], strict=True):
-                    row = self._values.setdefault(int(at), np.full(len(contract.features), np.nan, np.float32))
-                    if len(value):
-                        row[number] = value[0]
+                if own:
+                    stop = len(self._values) - newest
+                    column = frame.values[-stop:, own[0]]
+                    self._values[stop - len(column) : stop, number] = column
         return self
 
-    def _on_grid(self, time: datetime) -> datetime:
-        """The next time that is a whole number of spacings before the end."""
-        steps = int((self._end - time).total_seconds() // self._spacing)
-        return self._end - timedelta(seconds=steps * self._spacing)
+    @property
+    def _step(self) -> timedelta:
+        return timedelta(seconds=self._spacing)
 
-    def nearest(self, time: datetime) -> datetime:
-        """The time on our grid at or just after `time`."""
-        return min(self._on_grid(time), self._end)
+    def _row_back(self, time: datetime) -> int:
+        """How many rows before the last one `time` is, rounded towards the past."""
+        return max(0, int(np.ceil((self._end - time).total_seconds() / self._spacing)))
+
+    def _time(self, back: int) -> datetime:
+        return self._end - back * self._step
 
     def inputs(self, origin: datetime) -> ModelInputs:
-        """The request whose newest step is at `origin`; each step takes the nearest value at or before it."""
-        window = self._contract.window
-        length = window.history_steps
-        values = np.full((1, length, len(self._contract.features)), np.nan, np.float32)
-        last = round(origin.timestamp())
-        step = round(self._contract.step.total_seconds())
-        for back in range(length):
-            for late in range(self._spacing):
-                found = self._values.get(last - back * step - late)
-                if found is not None:
-                    values[0, length - 1 - back] = found
-                    break
-        timestamps = np.int64(last) * 10**9 - np.arange(length - 1, -1, -1, dtype=np.int64) * self._contract.step_ns
-        panel = FeaturePanel(values=values, timestamps=timestamps, entities=(self._entity,), contract=self._contract)
-        return model_inputs(panel)
+        """The request whose newest step is at `origin`, or at the row before it."""
+        back = self._row_back(origin)
+        length = self._contract.window.history_steps
+        last = len(self._values) - 1 - back
+        values = self._values[last - (length - 1) * self._stride : last + 1 : self._stride]
+        newest = np.int64(round(self._time(back).timestamp())) * 10**9
+        return model_inputs(
+            FeaturePanel(
+                values=np.ascontiguousarray(values[None]),
+                timestamps=newest - np.arange(length - 1, -1, -1, dtype=np.int64) * self._contract.step_ns,
+                entities=(self._entity,),
+                contract=self._contract,
+            )
+        )
 
 
 def _stretches(contract: FeatureContract, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
@@ -163,9 +180,16 @@ def _joined(parts: Sequence[ModelInputs]) -> ModelInputs:
     )
 
 
-def _scores(entity: str, contract: FeatureContract, detections: Sequence[Detection], forecast: Forecast) -> Scores:
+def _scores(
+    entity: str,
+    contract: FeatureContract,
+    detections: Sequence[Detection],
+    forecast: Forecast,
+    *,
+    first: str | None,
+) -> Scores:
     peak = max(detections, key=lambda d: d.score)
-    ranked = sorted(peak.contributions, key=lambda name: -peak.contributions[name])
+    ranked = sorted(peak.contributions, key=lambda name: (name != first, -peak.contributions[name]))
     features = ranked[:TOP_FEATURES]
     scores = Scores(
         entity=entity,

@@ -9,7 +9,7 @@ _TEXT = {
     Symptom.VOLUME_FILLING: (
         "A volume of {target} fills up{when}. Expand the claim if its StorageClass allows it, or free some space."
     ),
-    Symptom.CERTIFICATE: "A certificate of {target} expires soon. Renew it, and check why it was not renewed by itself.",
+    Symptom.CERTIFICATE: "A certificate of {target} expires soon. Renew it, and see why nothing renewed it.",
     Symptom.JOB_FAILED: "{target} failed. Its pods' logs and exit codes tell why; rerun it once that is mended.",
     Symptom.TARGET_DOWN: (
         "Prometheus cannot scrape {target}. What it would have measured is unknown, so nothing is decided on it."

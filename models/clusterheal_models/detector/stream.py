@@ -1,0 +1,124 @@
+"""Scoring a long stream: the served graph over sliding windows, plus what only a stream can remember.
+
+A request to the served model is judged by itself. A stream adds three memories, each causal and bounded:
+
+- `remove_drift` follows every metric's level slowly, in steps of at most one robust scale over `drift_steps`, so that a
+  metric that has settled elsewhere stops alarming after days, while one wild sample moves nothing;
+- the baseline of the entity statistic moves by a fixed small step up or down, however large the statistic is, so that a
+  flood of anomalies drags it no faster than ordinary noise does;
+- a score decays instead of dropping: trouble that pauses for a minute is still the same trouble.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clusterheal.contracts import FeaturePanel, Float32, TimeSplit
+from clusterheal_models.detector.model import Detector
+from clusterheal_models.detector.operators import squash, unsquash
+from clusterheal_models.detector.scaling import robust_spread
+from clusterheal_models.detector.windows import Windows
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """`drift_steps`, `baseline_steps`: how many steps an adaptation takes for about one scale of its quantity.
+
+    `hold_days`: half-life of a score, as a share of the season, kept within `hold_steps`.
+    `alarm_margin`: added to the package's alarm threshold, since a stream's noise comes in runs.
+    """
+
+    drift_steps: float = 1000.0
+    baseline_steps: float = 500.0
+    hold_seasons: float = 1.0 / 12.0
+    hold_steps: tuple[float, float] = (2.0, 20.0)
+    alarm_margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamScores:
+    """`score` and `alarm` `(n_steps,)`, `contribution` `(n_steps, n_features)` adding up to the score."""
+
+    score: Float64
+    alarm: npt.NDArray[np.bool_]
+    contribution: Float32
+
+
+def remove_drift(panel: FeaturePanel, split: TimeSplit, *, drift_steps: float) -> FeaturePanel:
+    """The panel with every metric's slow drift away from its training level taken out, causally.
+
+    A row depends on no later row of the time after `split.train_end_ns`; location and scale come from the time before.
+    """
+    n_train = len(panel.between(None, split.train_end_ns).timestamps)
+    values = np.empty_like(panel.values)
+    for e in range(len(panel.entities)):
+        x = panel.values[e].astype(np.float64)
+        loc, spread = robust_spread(x[:n_train])
+        z = squash(torch.from_numpy((x - loc) / spread)).numpy()
+        drift, rate = np.zeros(x.shape[1]), 1.0 / drift_steps
+        for t, row in enumerate(z):
+            away = row - drift
+            z[t] = away
+            drift += rate * np.nan_to_num(np.clip(away, -1.0, 1.0))
+        values[e] = (loc + spread * unsquash(torch.from_numpy(z)).numpy()).astype(np.float32)
+    return FeaturePanel(values=values, timestamps=panel.timestamps, entities=panel.entities, contract=panel.contract)
+
+
+def follow_baseline(statistic: Float64, start: float, step: float) -> Float64:
+    """The statistic over a baseline that began at `start` and moves by `step` towards it after each row."""
+    out = np.empty_like(statistic)
+    moved = 0.0
+    for t, value in enumerate(statistic):
+        out[t] = value - moved
+        moved += step if value > start + moved else -step
+    return out
+
+
+def hold(score: Float64, half_life: float) -> Float64:
+    """Each score, or an earlier one that halves every `half_life` steps, whichever is larger."""
+    out = np.empty_like(score)
+    kept, decay = 0.0, 0.5 ** (1.0 / half_life)
+    for t, value in enumerate(score):
+        kept = max(float(value), kept * decay)
+        out[t] = kept
+    return out
+
+
+@torch.no_grad()
+def score_stream(
+    detector: Detector, panel: FeaturePanel, entity: int, *, first: int, config: StreamConfig | None = None
+) -> StreamScores:
+    """Score every row from `first` on of an entity that the detector was trained on.
+
+    `panel` has the detector's entities in its order, and comes from `remove_drift` where the detector was fitted so.
+    """
+    chosen = config or StreamConfig()
+    graph = detector.fitted.graph
+    known = detector.fitted.statistics[entity]
+    graph.all_known = True
+    statistics, shares = [], []
+    for batch in Windows(panel, entity).batches(np.arange(first, len(panel.timestamps)), detector.config.batch):
+        statistic, share, parts = graph.statistic(batch.recent, batch.seasonal, batch.entity_index)
+        seen = parts.fresh.amax(1)
+        statistics.append((statistic * seen).double().numpy())
+        shares.append((share * seen.unsqueeze(1)).numpy())
+    graph.all_known = False
+    middle = float(np.median(known))
+    step = (float(np.quantile(known, 0.9)) - middle) / chosen.baseline_steps
+    level = np.maximum(follow_baseline(np.concatenate(statistics), middle, step), 0.0)
+    row = torch.full((len(level),), entity)
+    score = graph.score(torch.from_numpy(level).float(), row).double().numpy()
+    low, high = chosen.hold_steps
+    half_life = float(np.clip(chosen.hold_seasons * panel.contract.window.season_steps, low, high))
+    held = hold(score, half_life)
+    return StreamScores(
+        score=held,
+        alarm=score >= float(graph.threshold) + chosen.alarm_margin,
+        contribution=(np.concatenate(shares) * held[:, None]).astype(np.float32),
+    )
