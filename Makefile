@@ -29,7 +29,7 @@ compile: setup ## regenerate pipelines/compiled and the components' READMEs
 	@.venv/bin/clusterheal pipeline compile
 
 simulate: setup ## the engine under seeded faults: SEEDS=1000
-	@$(PY) -m tests.engine.simulate --seeds $(SEEDS)
+	@$(PY) -m clusterheal.local.simulation --seeds $(SEEDS)
 
 lock: ## write constraints.txt from what is installed in .venv
 	@$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

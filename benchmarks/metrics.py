@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.metrics_cases import STEP_MS
-from benchmarks.real_prometheus import RealPrometheus, Written
+from benchmarks.real_prometheus import RealPrometheus, Written, settled
 
 END_MS = 1_795_392_000_000  # a midnight, so that days are whole
 DAY_STEPS = 1440
@@ -93,6 +93,7 @@ def _server(folder: Path, plan: Plan, wanted: list[str], console: Console) -> It
             for at in range(0, count, 500):
                 server.write(_series(i, plan, times, values[i]) for i in range(at, min(at + 500, count)))
             samples += values.size
+        settled(server)
         console.print(f"prometheus holds {samples:,} samples, filled in {time.perf_counter() - began:.0f} s")
         yield server.url
 

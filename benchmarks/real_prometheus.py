@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import time
@@ -109,6 +110,20 @@ class RealPrometheus:
         )
         if answer.status_code >= httpx.codes.BAD_REQUEST:
             raise RuntimeError(f"remote write: {answer.status_code} {answer.text}")
+
+
+def settled(server: RealPrometheus, *, longest_seconds: float = 300) -> None:
+    """Wait until old samples have gone from the head into blocks: while they move, the server may miss one."""
+    for _ in range(round(longest_seconds)):
+        text = httpx.get(f"{server.url}/metrics", trust_env=False, timeout=60).text
+        head = {name: float(re.findall(rf"^prometheus_tsdb_head_{name}_time (\S+)", text, re.M)[0]) for name in _ENDS}
+        if head["max"] - head["min"] < SETTLED_MS:
+            return
+        time.sleep(1)
+
+
+_ENDS = ("min", "max")
+SETTLED_MS = 4 * 3_600_000
 
 
 def _time_series(series: Written) -> bytes:

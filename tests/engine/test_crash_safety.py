@@ -11,18 +11,25 @@ from typing import Any
 import pytest
 from platform_kit import CONFIG, Platform
 
-from clusterheal.contracts import IncidentState
+from clusterheal.contracts import IncidentState, ObjectRef, Signal, SignalSource
 from clusterheal.engine import decide as decide_module
 from clusterheal.engine.actions import apply as apply_module
+from clusterheal.engine.codec import encode
 from clusterheal.engine.names import LEASE_NAME
+from clusterheal.engine.records import ActionRecord, Observation, Record
 from clusterheal.engine.service import Service
 from clusterheal.kube.ports import ApiRetryable, Resource
 from clusterheal.kube.resources import DEPLOYMENTS, INCIDENTS, LEASES
 from clusterheal.local.kube.adapter import SimulatedCluster
+from clusterheal.local.kube.store import Change
+from clusterheal.local.simulation.invariants import Broken, Checker
 from clusterheal.local.simulation.run import run_seed
 from clusterheal.local.simulation.scenario import NAMESPACE
+from clusterheal.local.simulation.virtual_time import START
 
 Sim = Callable[[Callable[[Platform], Awaitable[None]]], None]
+
+CART = ObjectRef(api_version="apps/v1", kind="Deployment", namespace="shop", name="cart")
 
 
 class Dying(SimulatedCluster):
@@ -157,8 +164,13 @@ def test_a_seed_replays_exactly() -> None:
 
 
 def test_the_simulation_notices_an_action_that_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the mark ignored, a retry after a lost answer acts twice: some seed has to show it."""
+    """With mark and second look gone, a retry after a lost answer acts twice: some seed has to show it."""
+
+    async def always(*_: Any) -> bool:
+        return True
+
     monkeypatch.setattr(apply_module, "_mark", lambda target: None)
+    monkeypatch.setattr("clusterheal.engine.reconcile.Reconciler._still_wanted", always)
     assert any("was carried out" in str(run_seed(seed).broken) for seed in range(12))
 
 
@@ -170,16 +182,29 @@ def test_the_simulation_notices_a_budget_that_is_exceeded(monkeypatch: pytest.Mo
     assert any("budget" in text or "both hold" in text for text in broken)
 
 
-def test_the_simulation_notices_action_on_a_resolved_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clusterheal.engine.store.IncidentStore.write_status", unconditional)
-    broken = [str(run_seed(seed).broken) for seed in range(12)]
-    assert any(text != "None" for text in broken)
-
-
-async def unconditional(store: Any, record: Any) -> Any:
-    """A status write that forgets resourceVersions."""
-    from clusterheal.engine.codec import decode, encode
-
-    fresh = await store._cluster.get(INCIDENTS, record.name, namespace=NAMESPACE)
-    body = encode(replace(record, resource_version=fresh["metadata"]["resourceVersion"]))
-    return decode(await store._cluster.update(INCIDENTS, body, namespace=NAMESPACE, subresource="status"))
+def test_the_checker_refuses_an_intent_on_a_resolved_signal() -> None:
+    now = START
+    seen = Observation(
+        signal=Signal(source=SignalSource.ALERT, name="A", fingerprint="f", target=CART, starts_at=now, details={}),
+        first_seen=now,
+        last_seen=now,
+        resolved_at=now,
+    )
+    intent = ActionRecord(
+        id="i", action="restart", target=CART, parameters={}, intent_at=now, not_after=now, holder="a", epoch=1
+    )
+    record = Record(
+        name="deployment-cart-1",
+        namespace=NAMESPACE,
+        target=CART,
+        opened_at=now,
+        observations=(seen,),
+        state=IncidentState.ACTING,
+        action=intent,
+    )
+    checker = Checker(concurrent=1, max_unavailable=1)
+    stored = Change(revision=1, resource="incidents.clusterheal.io", namespace=NAMESPACE, old=None, new=encode(record))
+    with pytest.raises(Broken, match="every signal of it is resolved"):
+        checker.change(stored, now)
+    still = replace(record, observations=(replace(seen, resolved_at=None),))
+    Checker(concurrent=1, max_unavailable=1).change(replace(stored, new=encode(still)), now)

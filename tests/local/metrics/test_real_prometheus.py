@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from clusterheal.metrics.client import PrometheusClient
 from clusterheal.metrics.collect import collect
 from clusterheal.metrics.dataset import Dataset
 from clusterheal.metrics.windows import from_ms
-from clusterheal.settings import Settings
+from clusterheal.settings import Settings, load_settings
 
 pytestmark = pytest.mark.local
 
@@ -35,6 +36,8 @@ SLOW = 600_000
 """A step longer than the five minutes for which Prometheus repeats a sample, so that a gap is a gap."""
 
 Make = Callable[..., Settings]
+
+_runs = itertools.count()
 
 
 def pull(config: Settings, query: str, start_ms: int, n_steps: int, step_ms: int) -> Any:
@@ -55,11 +58,12 @@ nasty = st.text(st.sampled_from('"\\{}[]\n\t,:=é😀a') | st.characters(codec="
 frames = st.dictionaries(nasty, st.lists(numbers | st.none(), min_size=10, max_size=10), min_size=1, max_size=5)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(frames, st.integers(2, 7), st.integers(0, 10**9))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames, st.integers(2, 7))
 def test_any_frame_written_comes_back_equal_on_the_grid(
-    prometheus: RealPrometheus, make_settings: Make, frame: dict[str, list[float | None]], limit: int, run: int
+    prometheus: RealPrometheus, make_settings: Make, frame: dict[str, list[float | None]], limit: int
 ) -> None:
+    run = next(_runs)
     start = NOW_MS - 20 * 86_400_000
     prometheus.write(
         Written(
@@ -121,16 +125,19 @@ def test_a_counter_reset_is_no_negative_rate(prometheus: RealPrometheus, make_se
     assert asyncio.run(resets()) == 1
 
 
-def test_ten_thousand_series(prometheus: RealPrometheus, make_settings: Make, metric: str) -> None:
+def test_ten_thousand_series(tmp_path: Path, metric: str) -> None:
+    """On a server of its own: while one compacts its head, it may miss a sample for a moment."""
     times = NOW_MS - MINUTE * np.arange(12, 0, -1)
     rng = np.random.default_rng(3)
     values = rng.normal(size=(10_000, 12))
-    for at in range(0, 10_000, 1000):
-        prometheus.write(
-            Written(labels={"__name__": metric, "pod": f"p{i:05d}"}, times_ms=times, values=values[i])
-            for i in range(at, at + 1000)
-        )
-    back = pull(make_settings(), metric, int(times[0]), 12, MINUTE)
+    with RealPrometheus(tmp_path / "large") as server:
+        for at in range(0, 10_000, 1000):
+            server.write(
+                Written(labels={"__name__": metric, "pod": f"p{i:05d}"}, times_ms=times, values=values[i])
+                for i in range(at, at + 1000)
+            )
+        config = load_settings(None, {"prometheus": {"url": server.url}})
+        back = pull(config, metric, int(times[0]), 12, MINUTE)
     np.testing.assert_array_equal(back.values, values.T.astype(np.float32))
     assert [labels["pod"] for labels in back.labels] == [f"p{i:05d}" for i in range(10_000)]
 
@@ -150,8 +157,6 @@ def test_a_long_window_is_split_below_the_servers_limit(
 
 def test_a_server_that_refuses_the_amount_is_asked_for_less(tmp_path: Path) -> None:
     with RealPrometheus(tmp_path / "small", "--query.max-samples=2000") as server:
-        from clusterheal.settings import load_settings
-
         times = NOW_MS - MINUTE * np.arange(100, 0, -1)
         server.write(
             Written(labels={"__name__": "m", "i": str(i)}, times_ms=times, values=times * 0.0 + i) for i in range(50)

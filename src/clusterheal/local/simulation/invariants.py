@@ -8,7 +8,7 @@ from typing import Any
 
 from clusterheal.contracts import IncidentState
 from clusterheal.engine.codec import decode
-from clusterheal.engine.names import ACTION, CORDON_OWNER
+from clusterheal.engine.names import ACTION, CORDON_OWNER, RESTARTED_AT
 from clusterheal.engine.records import HOLDING, Record
 from clusterheal.kube.ports import Manifest
 from clusterheal.local.kube.store import Change
@@ -120,7 +120,11 @@ class Checker:
     def _mark(self, change: Change, now: datetime) -> None:
         """A target carries a new action's mark: this is the moment of an action."""
         mark, old = _note(change.new, ACTION), _note(change.old, ACTION)
-        if mark is None or mark == old:
+        if mark is None:
+            return
+        if mark == old:
+            if _restarted_at(change.new) != _restarted_at(change.old):
+                raise Broken(f"{now}: action {mark} was carried out twice: the pods are restarted again")
             return
         self.actions += 1
         count = self.applied[mark] = self.applied.get(mark, 0) + 1
@@ -155,6 +159,11 @@ class Checker:
 def _note(obj: Mapping[str, Any] | None, key: str) -> str | None:
     value: str | None = (((obj or {}).get("metadata") or {}).get("annotations") or {}).get(key)
     return value
+
+
+def _restarted_at(obj: Mapping[str, Any] | None) -> str | None:
+    template = ((obj or {}).get("spec") or {}).get("template") or {}
+    return _note(template, RESTARTED_AT)
 
 
 def _away(obj: Mapping[str, Any]) -> bool:
