@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from clusterheal.settings import load_settings
 log = logging.getLogger(__name__)
 
 NOW = "now"
+MAX_SHARDS = 64
 
 LogMetric = Callable[[str, float], None]
 
@@ -27,14 +27,17 @@ class Range(NamedTuple):
     end: str
 
 
-def collect_range(*, days: float, log_metric: LogMetric, end: str = NOW, clock: Clock | None = None) -> Range:
+def collect_range(
+    *, days: float, log_metric: LogMetric, end: str = NOW, shard: str = "0/1", clock: Clock | None = None
+) -> Range:
     """Collect `days` up to `end` into the dataset that the settings name.
 
     Raises:
-        InvalidInput: `days` is not positive, or `end` is no time with a zone.
+        InvalidInput: `days` is not positive, `end` is no time with a zone, or `shard` is no index/count.
         RetryableError, PermanentError: from the collection itself.
     """
     from clusterheal.metrics.collect import collect
+    from clusterheal.metrics.shards import Shard
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not days > 0:
@@ -42,7 +45,7 @@ def collect_range(*, days: float, log_metric: LogMetric, end: str = NOW, clock: 
     settings = load_settings()
     step = settings.dataset.step
     until = _on_grid((clock or SystemClock()).now() if end == NOW else _time(end), step)
-    report = collect(settings, start=until - timedelta(days=days), end=until, progress=_say)
+    report = collect(settings, start=until - timedelta(days=days), end=until, progress=_say, shard=Shard.parse(shard))
     for name in ("samples", "parts_written", "parts_present", "bytes_written", "seconds"):
         log_metric(name, float(getattr(report, name)))
     for kind, count in report.entities.items():
@@ -52,17 +55,16 @@ def collect_range(*, days: float, log_metric: LogMetric, end: str = NOW, clock: 
     return Range(start=report.start.isoformat(), end=report.end.isoformat())
 
 
-def shard_ends(end: str, *, days: float, shard_days: float) -> list[str]:
-    """Ends of the shards before `end`, newest first; the shard after `end` counts towards `days`.
+def plan_shards(end: str, count: int) -> list[dict[str, str]]:
+    """`0/4` to `3/4`, each with the common end: under kfp.local an item has to carry all that a step's output fed in.
 
     Raises:
-        InvalidInput: a length that is not positive, or nothing left to collect.
+        InvalidInput: fewer than one shard, more than a Prometheus should serve, or no time with a zone.
     """
-    if not 0 < shard_days <= days:
-        raise InvalidInput(f"expected 0 < shard_days <= days, got {shard_days} and {days}")
-    count = max(1, math.ceil(round(days / shard_days, 6)) - 1)  # kfp.local cannot loop over nothing
-    newest = _time(end).astimezone(UTC)
-    return [(newest - i * timedelta(days=shard_days)).isoformat() for i in range(count)]
+    if not 1 <= count <= MAX_SHARDS:
+        raise InvalidInput(f"expected 1 to {MAX_SHARDS} shards, got {count}")
+    until = _time(end).isoformat()
+    return [{"shard": f"{index}/{count}", "end": until} for index in range(count)]
 
 
 def freeze_range(start: str, end: str, directory: Path, train: float, calibration: float) -> dict[str, Any]:

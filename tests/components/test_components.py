@@ -30,6 +30,7 @@ from clusterheal.errors import ContractMismatch, DataQualityError, InvalidInput,
 from clusterheal.metrics.collect import CollectReport
 from clusterheal.metrics.dataset import Dataset
 from clusterheal.metrics.parts import Extent, Part
+from clusterheal.metrics.shards import Shard
 from clusterheal.metrics.storage import Storage
 from clusterheal.registry import Lineage, Registry, State
 from clusterheal.settings import Settings
@@ -55,10 +56,10 @@ def store(panel: FeaturePanel, path: Path) -> None:
 
 
 def test_collect_asks_for_the_range_and_logs_what_came(monkeypatch: pytest.MonkeyPatch, artifact: Make) -> None:
-    asked: list[tuple[datetime, datetime]] = []
+    asked: list[tuple[datetime, datetime, Shard]] = []
 
-    def library(settings: Settings, *, start: datetime, end: datetime, progress: Any) -> CollectReport:
-        asked.append((start, end))
+    def library(settings: Settings, *, start: datetime, end: datetime, progress: Any, shard: Shard) -> CollectReport:
+        asked.append((start, end, shard))
         return CollectReport(
             path="d", contract_sha256="c", start=start, end=end, entities={"node": 3}, features=("f",),
             parts_written=2, parts_present=1, samples=5, bytes_written=7, seconds=0.5, findings=(),
@@ -66,9 +67,10 @@ def test_collect_asks_for_the_range_and_logs_what_came(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("clusterheal.metrics.collect.collect", library)
     metrics = artifact("Metrics")
-    found = call(collect, metrics=metrics, days=2.0, end="2026-01-05T12:34:56+02:00")
+    found = call(collect, metrics=metrics, days=2.0, end="2026-01-05T12:34:56+02:00", shard="1/4")
     assert found == ("2026-01-03T10:34:00+00:00", "2026-01-05T10:34:00+00:00")
-    assert asked == [(datetime(2026, 1, 3, 10, 34, tzinfo=UTC), datetime(2026, 1, 5, 10, 34, tzinfo=UTC))]
+    start, end = datetime(2026, 1, 3, 10, 34, tzinfo=UTC), datetime(2026, 1, 5, 10, 34, tzinfo=UTC)
+    assert asked == [(start, end, Shard(index=1, count=4))]
     assert metrics.metadata == {
         "samples": 5.0, "parts_written": 2.0, "parts_present": 1.0, "bytes_written": 7.0, "seconds": 0.5,
         "entities.node": 3.0,
@@ -329,15 +331,16 @@ def test_notify_posts_where_the_settings_say(
     assert sent == [("http://hook.example/x", {"run_id": "mine", "state": "FAILED", "text": said})]
 
 
-def test_plan_backfill_covers_the_rest_newest_first() -> None:
-    ends = call(plan_backfill, end="2026-01-10T00:00:00Z", days=5.0, shard_days=2.0)
-    assert ends == ["2026-01-10T00:00:00+00:00", "2026-01-08T00:00:00+00:00"]  # plus the newest, that is six days
+def test_plan_backfill_names_every_shard_once() -> None:
+    end = "2026-01-05T00:00:00+00:00"
+    planned = call(plan_backfill, end="2026-01-05T00:00:00Z", shards=3)
+    assert planned == [{"shard": f"{index}/3", "end": end} for index in range(3)]
 
 
-@pytest.mark.parametrize(("days", "shard_days"), [(5.0, 0.0), (1.0, 2.0), (5.0, -1.0)])
-def test_plan_backfill_refuses_shards_that_mean_nothing(days: float, shard_days: float) -> None:
-    with pytest.raises(InvalidInput, match="shard_days"):
-        call(plan_backfill, end="2026-01-10T00:00:00Z", days=days, shard_days=shard_days)
+@pytest.mark.parametrize("shards", [0, -1, 65])
+def test_plan_backfill_refuses_counts_that_mean_nothing(shards: int) -> None:
+    with pytest.raises(InvalidInput, match="1 to 64 shards"):
+        call(plan_backfill, end="2026-01-05T00:00:00Z", shards=shards)
 
 
 def _serve(registry: Registry, package: ModelPackage) -> None:

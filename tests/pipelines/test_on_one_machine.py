@@ -168,7 +168,6 @@ def test_an_unreachable_prometheus_fails_the_run_by_name_and_is_reported(
     assert "failed" in failed.step("Report outcome").parameters["Output"]
 
 
-@pytest.mark.xfail(reason="shards collected side by side contend for one lock: DatasetBusy", strict=False)
 def test_a_backfill_covers_the_whole_history_and_can_be_repeated(
     platform: Platform, packages: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from clusterheal_components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0, end: str = "now") -> NamedTuple(
+def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0, end: str = "now", shard: str = "0/1") -> NamedTuple(
     "Range", [("start", str), ("end", str)]
 ):
     """Fetch the catalogue's series of some days from Prometheus; what the dataset has already is skipped.
@@ -18,6 +18,7 @@ def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0, end: str = "now
         metrics: samples, parts and entities of this collection.
         days: how far back to collect, in days.
         end: end of the range, ISO 8601 with zone, or `now`.
+        shard: which part of the entities to collect, as index/count; `0/1` is all of them.
 
     Returns:
         start: begin of the collected range, ISO 8601 UTC.
@@ -25,4 +26,4 @@ def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0, end: str = "now
     """
     from clusterheal_components.collecting import collect_range
 
-    return collect_range(days=days, end=end, log_metric=metrics.log_metric)
+    return collect_range(days=days, end=end, shard=shard, log_metric=metrics.log_metric)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator,valid-type"
-"""Cut a long history into shards."""
+"""Cut a long collection into shards that run side by side."""
 
 from kfp import dsl
 
@@ -7,17 +7,16 @@ from clusterheal_components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def plan_backfill(end: str, days: float, shard_days: float) -> list[str]:
-    """Cut the history before `end` into shards, newest first.
+def plan_backfill(end: str, shards: int) -> list[dict[str, str]]:
+    """Name the shards of a collection; every entity is in exactly one of them.
 
     Args:
-        end: where the newest shard ends, ISO 8601 with zone.
-        days: length of the whole history, in days, counted from one shard after `end`.
-        shard_days: length of a shard, in days.
+        end: where the collection ends, ISO 8601 with zone; every shard carries it.
+        shards: how many, 1 to 64.
 
     Returns:
-        The end of each shard, ISO 8601 UTC.
+        One entry per shard, such as `{"shard": "0/4", "end": "2026-01-05T00:00:00+00:00"}`.
     """
-    from clusterheal_components.collecting import shard_ends
+    from clusterheal_components.collecting import plan_shards
 
-    return shard_ends(end, days=days, shard_days=shard_days)
+    return plan_shards(end, shards)
