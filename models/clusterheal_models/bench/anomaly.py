@@ -6,6 +6,10 @@ labels, the last quarter of them held back for calibration; every test row (spli
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from clusterheal.contracts import EntityKind, FeatureContract, FeaturePanel, FeatureSpec, TimeSplit, default_window
-from clusterheal.errors import InvalidInput
+from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal_models.detector import DetectorConfig, fit
 from clusterheal_models.detector.stream import StreamConfig, StreamScores, remove_drift, score_stream
 
 CALIBRATION_SHARE = 0.25
+HIT_RATES = ("hit@100", "hit@150")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +105,66 @@ def run(
     if not paths:
         raise InvalidInput(f"{data / 'anomaly'}: expected Parquet files of recorded series, found none")
     (out / "contributions").mkdir(parents=True, exist_ok=True)
+    if peers:
+        from clusterheal_models.bench.anomaly_peers import PEERS, peer_scores
+
+        for name in PEERS:
+            (out / "peers" / name).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     for number, path in enumerate(paths, 1):
         series = read_series(path)
         scores = detect(series)
         np.save(out / f"{path.stem}.npy", np.column_stack([scores.score, scores.alarm]).astype(np.float32))
         np.save(out / "contributions" / f"{path.stem}.npy", scores.contribution)
+        if peers:
+            rows, season = series.panel.values[0].astype(np.float64), series.panel.contract.window.season_steps
+            for name, values in peer_scores(rows, series.n_train, season).items():
+                np.save(out / "peers" / name / f"{path.stem}.npy", values.astype(np.float32))
         spent = time.monotonic() - start
         left = spent / number * (len(paths) - number)
         say(f"{number}/{len(paths)} {path.stem}: {len(scores.score)} rows, {spent:.0f} s, about {left:.0f} s left")
-    return ""
+    if not (data / "score.py").is_file():
+        say(f"{data / 'score.py'} is absent: the scores are written, but not judged")
+        return ""
+    table = figures(data, out, peers=peers)
+    say(table)
+    return table
+
+
+def figures(data: Path, out: Path, *, peers: bool) -> str:
+    """Markdown: what `score.py` of the data says of the detector, and of the peers beside it.
+
+    Raises:
+        PermanentError: the script failed.
+    """
+    judged = {"detector": out}
+    if peers:
+        judged |= {path.name: path for path in sorted((out / "peers").iterdir())}
+    tables = {name: _judge(data, "anomaly", path, "labels") for name, path in judged.items()}
+    sets = [name for name in tables["detector"] if name != "MEAN"]
+    lines = ["| VUS-PR | " + " | ".join([*sets, "mean"]) + " |", "|---" * (len(sets) + 2) + "|"]
+    for name, table in tables.items():
+        lines.append(f"| {name} | " + " | ".join(f"{table[s]['vus_pr']:.3f}" for s in [*sets, "MEAN"]) + " |")
+    lines += ["", "| event recall, one threshold, 1 false alarm per series-day | " + " | ".join(sets) + " |"]
+    lines.append("|---" * (len(sets) + 1) + "|")
+    for name, table in tables.items():
+        lines.append(f"| {name} | " + " | ".join(f"{table[s]['recall@budget_1thr']:.3f}" for s in sets) + " |")
+    lines += ["", "| own alarm of the detector | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    for key, label in (("alarm_recall", "event recall"), ("alarm_false_per_day", "false alarms per series-day")):
+        lines.append(f"| {label} | " + " | ".join(f"{tables['detector'][s][key]:.3f}" for s in sets) + " |")
+    if (data / "attribution").is_dir():
+        table = _judge(data, "attribution", out / "contributions", "attribution")
+        lines += ["", "| attribution | " + " | ".join(table) + " |", "|---" * (len(table) + 1) + "|"]
+        lines += [f"| {key} | " + " | ".join(f"{row[key]:.3f}" for row in table.values()) + " |" for key in HIT_RATES]
+    return "\n".join(lines)
+
+
+def _judge(data: Path, kind: str, predicted: Path, truth: str) -> dict[str, dict[str, float]]:
+    """The table that `score.py` writes, by data set."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [sys.executable, str(data / "score.py"), kind, str(predicted), str(data / truth), "--json", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the user's own data
+        if done.returncode:
+            raise PermanentError(f"{data / 'score.py'} {kind} failed: {done.stderr.strip()[-300:]}")
+        table: dict[str, dict[str, float]] = json.loads(Path(file.name).read_text())["table"]
+    return table
