@@ -135,11 +135,14 @@ class Follower:
             step.error = self.last_error or f"see {self._run.out / 'run.log'}"
         self._on_step(step)
 
-    def _read_outputs(self, step: Step) -> None:
-        """The newest outputs of that task which no earlier step has claimed: a loop runs one task many times."""
+    def _read_outputs(self, step: Step) -> bool:
+        """The newest outputs of that task which no earlier step has claimed: a loop runs one task many times.
+
+        False when there are none, as after a step that failed.
+        """
         found = set((self._run.out / "artifacts").glob(f"**/{step.task}/executor_output.json")) - self._read
         if not found:
-            return
+            return False
         newest = max(found, key=lambda path: path.stat().st_mtime_ns)
         self._read.add(newest)
         data = json.loads(newest.read_text())
@@ -147,23 +150,23 @@ class Follower:
         for name, entry in data.get("artifacts", {}).items():
             for artifact in entry["artifacts"]:
                 step.artifacts[name] = {"path": artifact["uri"], "metadata": artifact.get("metadata", {})}
+        return True
 
     def finish(self, code: int, *, log: Path) -> None:
         """Settle the run once the runner ended with `code`; loops lose some of their log lines, files do not lie."""
         run = self._run
+        failed = next((s for s in run.steps if s.status == "failed"), None)  # the first cause; others follow from it
+        for step in run.steps:
+            if step.status == "running" and (self._read_outputs(step) or code == 0):
+                step.status = "succeeded"
+            elif step.status == "running":
+                step.status, step.error = "failed", "ended from outside"
+                failed = failed or step
         if code == 0:
             run.status = "succeeded"
-            for step in run.steps:
-                if step.status == "running":
-                    step.status = "succeeded"
-                    self._read_outputs(step)
             self._add_unlogged()
             return
         run.status = "failed"
-        for step in run.steps:
-            if step.status == "running":
-                step.status, step.error = "failed", "ended from outside"
-        failed = next((s for s in run.steps if s.status == "failed"), None)  # the first cause; others follow from it
         if failed is not None:
             run.error = f"step {failed.title!r} failed: {failed.error}"
         else:
