@@ -109,7 +109,7 @@ async def _run(
                 settings=initial_settings(config, places, ports, step_seconds=step),
                 step_seconds=step,
             )
-            await _Stages(platform, timeline, record, kind).run()
+            await supervisor.guard(_Stages(platform, timeline, record, kind).run())
     except Interrupted as exc:
         if not (config.keep and record.result == HEALED):
             record.error = str(exc)

@@ -44,7 +44,7 @@ KINDS = {
             summary="demand grows to more than the pods' CPU limits allow; one more pod is enough to carry it",
             namespace="shop",
             workload="payments",
-            ramp_seconds=20.0,
+            ramp_seconds=4.0,
         ),
         FaultKind(
             name="level-shift",

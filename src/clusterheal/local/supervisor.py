@@ -19,6 +19,7 @@ from clusterheal.local.processes import Child, ChildDied, ChildSpec, describe_ex
 
 log = logging.getLogger(__name__)
 
+NOTICE_SECONDS = 2.0
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
 T = TypeVar("T")
@@ -148,6 +149,9 @@ class Supervisor:
         try:
             waited: set[asyncio.Future[Any]] = {task, self._death}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and task.exception() is not None:
+                # Work that talks to a dead child often fails a moment before the child's end is noticed.
+                await asyncio.wait({self._death}, timeout=NOTICE_SECONDS)
             if self._death.done():
                 raise self._death.result()
             return task.result()
@@ -165,7 +169,7 @@ class Supervisor:
     async def _watch(self, child: Child) -> None:
         await child.process.wait()
         if not child.stopping:
-            log.error("a child process ended", extra={"child": child.spec.name, "pid": child.pid})
+            log.info("a child process ended", extra={"child": child.spec.name, "pid": child.pid})
             self.report_death(child.died())
 
     async def _wait_ready(self, child: Child, ready: Ready, timeout_seconds: float) -> None:

@@ -88,6 +88,27 @@ async def test_a_death_that_somebody_else_reports_ends_guarded_work(tmp_path: Pa
             await supervisor.guard(asyncio.sleep(30))
 
 
+async def test_a_death_is_told_rather_than_the_failure_that_it_causes(tmp_path: Path) -> None:
+    async def talk_to(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        raise PermanentError("connection refused")
+
+    async with Supervisor(logs=tmp_path) as supervisor:
+        child = await supervisor.start(python("doomed", SLEEPER))
+        with pytest.raises(ChildDied, match="doomed was killed by SIGKILL"):
+            await supervisor.guard(talk_to(child.pid))
+
+
+async def test_a_failure_of_its_own_stays_what_it_is(tmp_path: Path) -> None:
+    async def fail() -> None:
+        raise PermanentError("no such model")
+
+    async with Supervisor(logs=tmp_path) as supervisor:
+        await supervisor.start(python("steady", SLEEPER))
+        with pytest.raises(PermanentError, match="no such model"):
+            await supervisor.guard(fail())
+
+
 async def test_a_child_that_never_gets_ready_is_an_error_and_is_ended(tmp_path: Path) -> None:
     async def never() -> bool:
         return False
