@@ -146,10 +146,14 @@ class Record:
         tail = self.name.rsplit("-", 1)[-1]
         return int(tail) if tail.isdigit() else 0
 
-    def quiet_for(self, quiet: timedelta, now: datetime) -> bool:
-        """Whether all trouble is gone and stayed gone. Polled sources wait themselves before they say so."""
+    def quiet_for(self, quiet: timedelta, now: datetime, *, acted_at: datetime | None = None) -> bool:
+        """Whether all trouble is gone and stayed gone. Polled sources wait themselves before they say so.
+
+        With `acted_at`, what the detector first saw after that does not count: replacing pods is unusual in itself,
+        and the detector's window holds it for some steps. If it stays, it becomes an incident of its own.
+        """
         asked = [o for o in self.observations if o.signal.source is SignalSource.API and o.signal.name == REQUEST]
-        seen = [o for o in self.observations if o not in asked]
+        seen = [o for o in self.observations if o not in asked and not _echo(o, acted_at)]
         if not seen:
             return bool(asked)
         waits = {SignalSource.ALERT: quiet, SignalSource.API: quiet}
@@ -163,3 +167,8 @@ class Record:
         ended = now if state in ENDS and self.ended_at is None else self.ended_at
         timeline = (*self.timeline, entry)[-MAX_TIMELINE:]
         return replace(self, state=state, message=message, timeline=timeline, ended_at=ended, **changes)
+
+
+def _echo(observation: Observation, acted_at: datetime | None) -> bool:
+    by_detector = observation.signal.source is SignalSource.DETECTOR
+    return by_detector and acted_at is not None and observation.first_seen > acted_at

@@ -49,7 +49,8 @@ def gather(record: Record, world: World) -> Evidence:
     healthy, text = _health(record, world)
     proof: Mapping[str, Any] = record.plan.parameters.get("proof") or {}
     path = proof.get("counterfactual")
-    gone = record.quiet_for(world.config.quiet, world.now)
+    acted_at = record.action.applied_at if record.action is not None else None
+    gone = record.quiet_for(world.config.quiet, world.now, acted_at=acted_at)
     return Evidence(
         healthy=healthy,
         health_text=text,

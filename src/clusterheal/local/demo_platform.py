@@ -130,7 +130,7 @@ def initial_settings(config: DemoConfig, places: Places, ports: Ports, *, step_s
                 "follow": "PT2S",
                 "alarm_rounds": 2,
                 "verify_after": "PT6S",
-                "verify_timeout": "PT2M",
+                "verify_timeout": "PT4M",
                 "allow_anonymous": True,
                 "alert_token_file": out["alert_token"],
             },
@@ -204,7 +204,7 @@ def platform_objects(spec: ClusterSpec) -> list[tuple[Any, Manifest]]:
             "actions": ["restart", "undo", "scale"],
             "targets": {"namespaces": list(spec.namespaces), "kinds": ["Deployment"]},
             "cooldown": "5m",
-            "verify": {"after": "5s", "timeout": "2m"},
+            "verify": {"after": "5s", "timeout": "4m"},
         },
     }
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}

@@ -490,3 +490,21 @@ def test_quantities_durations_and_counts() -> None:
             quantity(bad)
     with pytest.raises(InvalidInput):
         duration("5 minutes")
+
+
+@pytest.mark.parametrize(
+    ("source", "first_seen", "quiet"),
+    [
+        (SignalSource.DETECTOR, minutes(4), True),  # the detector answers to the restart itself
+        (SignalSource.DETECTOR, minutes(6), False),  # it was there before the action: that trouble must go
+        (SignalSource.ALERT, minutes(4), False),  # an alert is no echo, whenever it came
+        (SignalSource.KUBERNETES, minutes(4), False),
+    ],
+)
+def test_only_the_detector_s_echo_of_an_action_does_not_count_as_trouble(
+    source: SignalSource, first_seen: timedelta, quiet: bool
+) -> None:
+    later = observation(signal(source=source, age=first_seen))
+    rec = record(observations=(observation(signal(age=minutes(9)), resolved=minutes(3)), later))
+    assert rec.quiet_for(minutes(2), NOW, acted_at=NOW - minutes(5)) is quiet
+    assert not rec.quiet_for(minutes(2), NOW), "before an action everything counts"
