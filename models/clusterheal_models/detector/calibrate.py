@@ -19,6 +19,8 @@ Float64 = npt.NDArray[np.float64]
 FAULT_SIZES = (4.0, 8.0, 16.0)
 FAULTS = 512
 LEAST_WINDOWS = 256
+RUN_STEPS = 10.0
+LEAST_ALARM_SCORE = 2.1
 
 
 class Calibration:
@@ -69,7 +71,7 @@ class Calibration:
         statistics = [self._combine(row, pooled[row]) for row in range(n)]
         for row in range(n + 1):
             values = np.concatenate(statistics) if row == n else statistics[row]
-            _assign(self.graph.score_knots, self.graph.score_tail, row, values)
+            _assign(self.graph.score_knots, self.graph.score_tail, row, values, calibrated=True)
         self.statistics = statistics
         self.graph.threshold = torch.tensor(alarm_threshold(self.panel, self.config))
         self.graph.found_share = self._found_share()
@@ -138,12 +140,16 @@ class Calibration:
 
 
 def alarm_threshold(panel: FeaturePanel, config: DetectorConfig) -> float:
-    """The score whose chance per step gives the stated false alarms per day if every step alarmed alone; at least 1."""
+    """The score whose chance per step gives the stated false alarms per day.
+
+    Windows overlap, so steps that pass come in runs; one in `RUN_STEPS` begins one. Where a day has few steps, the
+    floor decides: a short history cannot tell how rare rarer windows are.
+    """
     steps_per_day = 86_400e9 / panel.contract.step_ns
-    return float(np.log10(max(steps_per_day / config.false_alarms_per_day, 10.0)))
+    return max(LEAST_ALARM_SCORE, float(np.log10(steps_per_day / (RUN_STEPS * config.false_alarms_per_day))))
 
 
-def _assign(knots: Tensor, tail: Tensor, row: int, values: Float64) -> None:
-    found, scale = fit_tail(values)
+def _assign(knots: Tensor, tail: Tensor, row: int, values: Float64, *, calibrated: bool = False) -> None:
+    found, scale = fit_tail(values, calibrated=calibrated)
     knots[row] = torch.from_numpy(np.asarray(found)).float()
     tail[row] = torch.from_numpy(np.asarray(scale)).float()

@@ -50,12 +50,7 @@ def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, rep
         )
     if not np.isfinite(train.values).any():
         raise DataQualityError("every feature of the training time is NaN; check the collection and its catalogue")
-    window = panel.contract.window
-    layout = Layout.of(
-        config,
-        recent_steps=window.recent_steps,
-        season_rows=tuple(lag * window.season_steps for lag in window.season_lags),
-    )
+    layout = Layout.of(config, panel.contract.window)
     tables = empty_tables(len(panel.entities), len(panel.contract.features))
     tables["event_prior"] = torch.tensor(config.event_prior)
     report("scaling", 0.0)

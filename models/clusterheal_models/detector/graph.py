@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clusterheal.contracts import WindowSpec
 from clusterheal_models.detector.config import PIECES, WEIGHTS, DetectorConfig
 from clusterheal_models.detector.operators import TINY, masked, metric_error, middle, squash, unsquash
 from clusterheal_models.detector.tails import tail_score
 
+SEASON_SHARE = 1 / 4
 INPUT_NAMES = ("recent", "seasonal", "timestamp", "entity_index")
 OUTPUT_NAMES = (
     "score",
@@ -31,7 +33,12 @@ OUTPUT_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Numbers that shape the graph. `season_rows[k]`: steps back from the newest to the same time one lag earlier."""
+    """Numbers that shape the graph.
+
+    `seasons`: steps back from the newest to the same time on each earlier day that is compared with, and the seasonal
+    block that holds it, or `None` where the recent steps do. `season_before`: steps of a block that lie before the step
+    after the same time.
+    """
 
     fresh_steps: int
     window_steps: int
@@ -39,20 +46,36 @@ class Layout:
     long_steps: int
     pooled: int
     reach: int
-    season_rows: tuple[int, ...]
+    seasons: tuple[tuple[int, int | None], ...]
+    season_before: int
 
     @classmethod
-    def of(cls, config: DetectorConfig, *, recent_steps: int, season_rows: tuple[int, ...]) -> Layout:
-        """Lengths of the configuration, cut to what a request carries."""
+    def of(cls, config: DetectorConfig, window: WindowSpec) -> Layout:
+        """Lengths of the configuration, cut to what a request carries.
+
+        All but the long window are cut to a quarter of a season, too: where a step is an hour, a single odd one would
+        otherwise vanish among those of most of a day.
+        """
+        recent_steps = window.recent_steps
+        quarter = min(recent_steps, max(4, round(window.season_steps * SEASON_SHARE)))
         return cls(
             fresh_steps=min(config.fresh_steps, recent_steps - 1),
-            window_steps=min(config.window_steps, recent_steps),
-            short_steps=min(config.short_steps, recent_steps),
+            window_steps=min(config.window_steps, quarter),
+            short_steps=min(config.short_steps, quarter),
             long_steps=min(config.long_steps, recent_steps),
             pooled=config.pooled,
             reach=min(config.reach, recent_steps),
-            season_rows=season_rows,
+            seasons=_seasons(window, min(config.fresh_steps, recent_steps - 1)),
+            season_before=window.seasonal_before,
         )
+
+
+def _seasons(window: WindowSpec, fresh_steps: int) -> tuple[tuple[int, int | None], ...]:
+    """The last two seasons where the recent steps reach that far, and the contract's lags that lie farther back."""
+    near = [lag * window.season_steps for lag in (1, 2)]
+    inside = [rows for rows in near if rows + fresh_steps <= window.recent_steps]
+    blocks = [(lag * window.season_steps, k) for k, lag in enumerate(window.season_lags)]
+    return (*((rows, None) for rows in inside), *((rows, k) for rows, k in blocks if rows not in inside))
 
 
 class Parts(NamedTuple):
@@ -185,17 +208,19 @@ class DetectorGraph(nn.Module):
     def season(self, recent: Tensor, seasonal: Tensor, loc: Tensor, scale: Tensor, z: Tensor, mask: Tensor) -> Tensor:
         """Mean absolute difference `(B, F)` of the newest steps to the middle of the same time on earlier days.
 
-        A day that lies within the recent steps is taken there; the blocks of farther ones begin one step later than
-        the same time, and that step stands for all newest ones. Days without a sample are left out.
+        A day that lies within the recent steps is taken there, farther ones from their blocks; where a block begins
+        later than the same time, its first step stands for it. Days without a sample are left out.
         """
         fresh = self.layout.fresh_steps
         total = torch.zeros_like(z[:, 0])
         weight = torch.zeros_like(total)
         for back in range(fresh):
             days = []
-            for k, rows in enumerate(self.layout.season_rows):
-                inside = rows + back < recent.shape[1]
-                days.append(recent[:, recent.shape[1] - 1 - rows - back] if inside else seasonal[:, k, 0])
+            for rows, block in self.layout.seasons:
+                if block is None:
+                    days.append(recent[:, recent.shape[1] - 1 - rows - back])
+                else:
+                    days.append(seasonal[:, block, max(self.layout.season_before - 1 - back, 0)])
             if not days:
                 return total
             expected, known = middle(*self._scaled(torch.stack(days, 1), loc, scale))
@@ -304,6 +329,6 @@ def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
         "score_tail": torch.ones(rows),
         "band": torch.zeros(rows, n_features, 3),
         "found_share": torch.ones(9),
-        "event_prior": torch.tensor(0.01),
+        "event_prior": torch.tensor(0.02),
         "threshold": torch.tensor(3.0),
     }

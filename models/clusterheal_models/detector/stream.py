@@ -6,7 +6,7 @@ A request to the served model is judged by itself. A stream adds three memories,
   metric that has settled elsewhere stops alarming after days, while one wild sample moves nothing;
 - the baseline of the entity statistic moves by a fixed small step up or down, however large the statistic is, so that a
   flood of anomalies drags it no faster than ordinary noise does;
-- a score decays instead of dropping: trouble that pauses for a minute is still the same trouble.
+- what an entity shows decays instead of dropping: trouble that pauses for a minute is still the same trouble.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ Float64 = npt.NDArray[np.float64]
 class StreamConfig:
     """`drift_steps`, `baseline_steps`: how many steps an adaptation takes for about one scale of its quantity.
 
-    `hold_days`: half-life of a score, as a share of the season, kept within `hold_steps`.
-    `alarm_margin`: added to the package's alarm threshold, since a stream's noise comes in runs.
+    `hold_seasons`: half-life of what is held of a score, as a share of the season, kept within `hold_steps`.
     """
 
     drift_steps: float = 1000.0
     baseline_steps: float = 500.0
     hold_seasons: float = 1.0 / 12.0
     hold_steps: tuple[float, float] = (2.0, 20.0)
-    alarm_margin: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +109,13 @@ def score_stream(
     graph.all_known = False
     middle = float(np.median(known))
     step = (float(np.quantile(known, 0.9)) - middle) / chosen.baseline_steps
-    level = np.maximum(follow_baseline(np.concatenate(statistics), middle, step), 0.0)
-    row = torch.full((len(level),), entity)
-    score = graph.score(torch.from_numpy(level).float(), row).double().numpy()
+    above = np.maximum(follow_baseline(np.concatenate(statistics), middle, step) - middle, 0.0)
     low, high = chosen.hold_steps
-    half_life = float(np.clip(chosen.hold_seasons * panel.contract.window.season_steps, low, high))
-    held = hold(score, half_life)
+    held = hold(above, float(np.clip(chosen.hold_seasons * panel.contract.window.season_steps, low, high)))
+    row = torch.full((len(above),), entity)
+    at_once, score = (graph.score(torch.from_numpy(x + middle).float(), row).double().numpy() for x in (above, held))
     return StreamScores(
-        score=held,
-        alarm=score >= float(graph.threshold) + chosen.alarm_margin,
-        contribution=(np.concatenate(shares) * held[:, None]).astype(np.float32),
+        score=score,
+        alarm=at_once >= float(graph.threshold),
+        contribution=(np.concatenate(shares) * score[:, None]).astype(np.float32),
     )

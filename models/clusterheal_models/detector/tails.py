@@ -37,20 +37,25 @@ def tail_score(value: Tensor, knots: Tensor, tail: Tensor) -> Tensor:
     return score
 
 
-def fit_tail(values: Float64) -> tuple[Float64, Float64]:
+def fit_tail(values: Float64, *, calibrated: bool = False) -> tuple[Float64, Float64]:
     """Knots `(..., K)` and tail scale `(...)` of samples `(n, ...)`; NaN samples are left out.
 
     Deviations are non-negative and 0 is no evidence, so the first knot is 0. Knots keep a least distance and a tail a
     least scale: what hardly ever moved in training would otherwise make certain trouble of a rounding error. Excesses
     are capped at four times their median before they are averaged, since unlabelled trouble in the data would stretch
     the tail until nothing alarms.
+
+    `calibrated` says that the samples are -log10 probabilities already, if of dependent pieces: then no knot lies
+    below its level and the tail is no shorter than theirs, 1 / ln 10. A short calm slice cannot claim more.
     """
     count = len(LEVELS)
     steps = np.arange(count, dtype=np.float64)
     quantiles = [_quantile(values, 1.0 - 10.0**-level) for level in LEVELS[1:]]
     knots = np.stack([np.zeros(values.shape[1:]), *quantiles], axis=-1)
     knots = np.maximum.accumulate(np.maximum(np.nan_to_num(knots), LEAST_KNOT * steps) + LEAST_GAP * steps, axis=-1)
-    floor = np.maximum(0.25 * (knots[..., -1] - knots[..., -2]), LEAST_TAIL)
+    if calibrated:
+        knots = np.maximum(knots, np.asarray(LEVELS))
+    floor = np.maximum(0.25 * (knots[..., -1] - knots[..., -2]), 1.0 / LN10 if calibrated else LEAST_TAIL)
     excess = values - knots[..., -1]
     excess = np.where(excess > 0, excess, np.nan)
     few = np.isfinite(excess).sum(0) < 3
