@@ -158,8 +158,9 @@ class Supervisor:
         finally:
             if not task.done():
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # seen: how the work ended must not take the place of the death that ended it
 
     def report_death(self, death: ChildDied) -> None:
         """Count a process that somebody else started and watched among those that have to stay up."""

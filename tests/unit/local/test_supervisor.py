@@ -99,6 +99,19 @@ async def test_a_death_is_told_rather_than_the_failure_that_it_causes(tmp_path: 
             await supervisor.guard(talk_to(child.pid))
 
 
+async def test_a_death_is_told_rather_than_how_the_cancelled_work_ended(tmp_path: Path) -> None:
+    async def fail_when_cancelled() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError as exc:
+            raise PermanentError("connection refused") from exc
+
+    async with Supervisor(logs=tmp_path) as supervisor:
+        await supervisor.start(python("brief", "import time; time.sleep(0.3)"))
+        with pytest.raises(ChildDied, match="brief exited with code 0"):
+            await supervisor.guard(fail_when_cancelled())
+
+
 async def test_a_failure_of_its_own_stays_what_it_is(tmp_path: Path) -> None:
     async def fail() -> None:
         raise PermanentError("no such model")
