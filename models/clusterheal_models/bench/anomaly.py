@@ -152,7 +152,7 @@ def figures(data: Path, out: Path, *, peers: bool) -> str:
     lines += ["", "| own alarm of the detector | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
     for key, label in (("alarm_recall", "event recall"), ("alarm_false_per_day", "false alarms per series-day")):
         lines.append(f"| {label} | " + " | ".join(f"{tables['detector'][s][key]:.3f}" for s in sets) + " |")
-    if (data / "attribution").is_dir():
+    if any((out / "contributions" / f"{path.stem}.npy").is_file() for path in (data / "attribution").glob("*.json")):
         table = _judge(data, "attribution", out / "contributions", "attribution")
         lines += ["", "| attribution | " + " | ".join(table) + " |", "|---" * (len(table) + 1) + "|"]
         lines += [f"| {key} | " + " | ".join(f"{row[key]:.3f}" for row in table.values()) + " |" for key in HIT_RATES]

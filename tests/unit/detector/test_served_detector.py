@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,12 @@ def ask(package: ModelPackage, inputs: ModelInputs, *, unknown: bool = False) ->
     listed = {key: i for i, key in enumerate(package.calibration["entities"])}
     index = np.array([-1 if unknown else listed.get(key, -1) for key in inputs.entity], np.int64)
     tensors = {"recent": inputs.recent, "seasonal": inputs.seasonal, "timestamp": inputs.timestamp}
-    return run_onnx(session(package.model_path), {**tensors, "entity_index": index})
+    return run_onnx(loaded(package.path), {**tensors, "entity_index": index})
+
+
+@cache
+def loaded(path: Path) -> Any:
+    return session(path / "model.onnx")
 
 
 def changed(panel: FeaturePanel, entity: int, rows: slice, feature: int, to: npt.ArrayLike) -> FeaturePanel:
@@ -263,3 +269,15 @@ def test_a_detector_of_noise_is_refused_by_the_gate(panel: FeaturePanel, split: 
     stranger = fit(with_values(panel, other.values * 10 - 3), split, CONFIG).export(tmp_path)
     verdict = decide(evaluate(stranger, panel, split), None)
     assert not verdict.passed
+
+
+def test_a_detector_trained_on_shuffled_time_is_refused_by_the_gate(
+    panel: FeaturePanel, split: TimeSplit, tmp_path: Path
+) -> None:
+    known = int(np.searchsorted(panel.timestamps, split.calibration_end_ns))
+    values = panel.values.copy()
+    values[:, :known] = values[:, np.random.default_rng(0).permutation(known)]
+    shuffled = fit(with_values(panel, values), split, CONFIG).export(tmp_path)
+    verdict = decide(evaluate(shuffled, panel, split), None)
+    assert not verdict.passed
+    assert any("does not beat" in reason for reason in verdict.reasons)
