@@ -179,6 +179,7 @@ def test_a_backfill_covers_the_whole_history_and_can_be_repeated(
         assert done.status == "succeeded", done.error
         assert len([s for s in done.steps if s.title == "Collect shard"]) == 2
     panel = Dataset.open(tmp_path / "dataset").panel()
-    assert len(panel.timestamps) == 3 * 288
+    # the repeat ends now, too, which may be a step or two later
+    assert 3 * 288 <= len(panel.timestamps) <= 3 * 288 + 2
     known = np.isfinite(panel.values).any(axis=2)
     assert known.mean() > 0.98  # entities of every shard, over all three days

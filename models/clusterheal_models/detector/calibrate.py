@@ -118,7 +118,11 @@ class Calibration:
         return self.graph.combine(held, torch.full((len(held),), row)).double().numpy()
 
     def _found_share(self) -> Tensor:
-        """Share of faults injected into windows of the calibration time that score at least 0, 1, .. 8."""
+        """Share of faults injected into windows of the calibration time that score at least 0, 1, .. 8.
+
+        From one score to the next it falls by ten at most, which is what the chance under normal operation does: the
+        few faults that score highest cannot make a higher score less sure than a lower one.
+        """
         graph, rng, scores = self.graph, np.random.default_rng(self.config.seed), []
         each = max(6, FAULTS // len(self.panel.entities))
         for entity in range(len(self.panel.entities)):
@@ -136,7 +140,10 @@ class Calibration:
         if not scores:
             return torch.ones(9)
         found = torch.cat(scores)
-        return torch.tensor([float((found >= s).float().mean().clamp(min=1e-3)) for s in range(9)])
+        shares = [float((found >= s).float().mean()) for s in range(9)]
+        for s in range(1, len(shares)):
+            shares[s] = max(shares[s], shares[s - 1] / 10)
+        return torch.tensor(shares)
 
 
 def alarm_threshold(panel: FeaturePanel, config: DetectorConfig) -> float:

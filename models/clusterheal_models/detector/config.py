@@ -21,7 +21,7 @@ class DetectorConfig:
 
     `false_alarms_per_day`: stated bound per entity and day; the alarm's threshold follows from it.
     `event_prior`: share of windows that lie in real trouble, the prior behind `confidence`;
-    2 % is the lowest share of the recorded data sets (2 to 11 %).
+    5 % is about the median share of the recorded data sets (2 to 11 %).
     `fresh_steps`: how many newest steps count as "now"; a metric without a sample in them contributes nothing.
     `lags`: samples that the forecast of the newest step looks back on.
     `window_steps`: length of the window that is rebuilt from `components` components.
@@ -32,7 +32,7 @@ class DetectorConfig:
 
     seed: int = 7
     false_alarms_per_day: float = 1.0
-    event_prior: float = 0.02
+    event_prior: float = 0.05
     fresh_steps: int = 3
     lags: int = 24
     window_steps: int = 16

@@ -329,6 +329,6 @@ def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
         "score_tail": torch.ones(rows),
         "band": torch.zeros(rows, n_features, 3),
         "found_share": torch.ones(9),
-        "event_prior": torch.tensor(0.02),
+        "event_prior": torch.tensor(0.05),
         "threshold": torch.tensor(3.0),
     }

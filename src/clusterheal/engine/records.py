@@ -146,16 +146,20 @@ class Record:
         tail = self.name.rsplit("-", 1)[-1]
         return int(tail) if tail.isdigit() else 0
 
-    def quiet_for(self, quiet: timedelta, now: datetime, *, acted_at: datetime | None = None) -> bool:
+    def quiet_for(
+        self, quiet: timedelta, now: datetime, *, acted_at: datetime | None = None, proven: bool = False
+    ) -> bool:
         """Whether all trouble is gone and stayed gone. Polled sources wait themselves before they say so.
 
-        With `acted_at`, what the detector first saw after that does not count: replacing pods is unusual in itself,
-        and the detector's window holds it for some steps. If it stays, it becomes an incident of its own.
+        The detector's window holds the time before an action for many steps, and the action itself is unusual. So what
+        it first saw after `acted_at` does not count, nor anything it says once the plan's own metric has `proven` the
+        effect. If its alarm lasts, it becomes an incident of its own.
         """
         asked = [o for o in self.observations if o.signal.source is SignalSource.API and o.signal.name == REQUEST]
-        seen = [o for o in self.observations if o not in asked and not _echo(o, acted_at)]
+        others = [o for o in self.observations if o not in asked]
+        seen = [o for o in others if not _lingers(o, acted_at=acted_at, proven=proven)]
         if not seen:
-            return bool(asked)
+            return bool(asked) or (proven and bool(others))
         waits = {SignalSource.ALERT: quiet, SignalSource.API: quiet}
         return all(
             o.resolved_at is not None and now - o.resolved_at >= waits.get(o.signal.source, timedelta(0)) for o in seen
@@ -169,6 +173,7 @@ class Record:
         return replace(self, state=state, message=message, timeline=timeline, ended_at=ended, **changes)
 
 
-def _echo(observation: Observation, acted_at: datetime | None) -> bool:
-    by_detector = observation.signal.source is SignalSource.DETECTOR
-    return by_detector and acted_at is not None and observation.first_seen > acted_at
+def _lingers(observation: Observation, *, acted_at: datetime | None, proven: bool) -> bool:
+    if observation.signal.source is not SignalSource.DETECTOR or acted_at is None:
+        return False
+    return proven or observation.first_seen > acted_at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,13 @@ class Evidence:
             return None
         return self.observed > self.threshold if self.lower_is_better else self.observed < self.threshold
 
+    @property
+    def proven(self) -> bool:
+        """Whether the metric is better than all that was forecast without the action, 10 % path included."""
+        if self.expected is None or self.breaching is True:
+            return False
+        return self.better_than(self.expected[0] if self.lower_is_better else self.expected[2]) is True
+
     def better_than(self, other: float, margin: float = 0.0) -> bool | None:
         if self.observed is None:
             return None
@@ -49,18 +56,19 @@ def gather(record: Record, world: World) -> Evidence:
     healthy, text = _health(record, world)
     proof: Mapping[str, Any] = record.plan.parameters.get("proof") or {}
     path = proof.get("counterfactual")
-    acted_at = record.action.applied_at if record.action is not None else None
-    gone = record.quiet_for(world.config.quiet, world.now, acted_at=acted_at)
-    return Evidence(
+    evidence = Evidence(
         healthy=healthy,
         health_text=text,
-        signals_gone=gone,
+        signals_gone=False,
         observed=_observed(record, world, proof),
         threshold=proof.get("threshold"),
         expected=Path.from_dict(path).at(world.now) if path else None,
         baseline=proof.get("baseline"),
         lower_is_better=bool(proof.get("lower_is_better", True)),
     )
+    acted_at = record.action.applied_at if record.action is not None else None
+    gone = record.quiet_for(world.config.quiet, world.now, acted_at=acted_at, proven=evidence.proven)
+    return replace(evidence, signals_gone=gone)
 
 
 def _observed(record: Record, world: World, proof: Mapping[str, Any]) -> float | None:
@@ -111,7 +119,7 @@ def judge(record: Record, action: ActionRecord, world: World) -> Outcome | None:
     if since < timeout:
         return None
     if evidence.expected is not None and evidence.observed is not None:
-        worse = Evidence(**{**vars(evidence), "lower_is_better": not evidence.lower_is_better})
+        worse = replace(evidence, lower_is_better=not evidence.lower_is_better)
         limit = evidence.expected[2] if evidence.lower_is_better else evidence.expected[0]
         if worse.better_than(limit, HARM_MARGIN):
             return _outcome(Verdict.HARMED, evidence, world.now, "the metric is worse than it was forecast to become")

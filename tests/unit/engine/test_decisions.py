@@ -508,3 +508,28 @@ def test_only_the_detector_s_echo_of_an_action_does_not_count_as_trouble(
     rec = record(observations=(observation(signal(age=minutes(9)), resolved=minutes(3)), later))
     assert rec.quiet_for(minutes(2), NOW, acted_at=NOW - minutes(5)) is quiet
     assert not rec.quiet_for(minutes(2), NOW), "before an action everything counts"
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (0.45, Verdict.HELPED),  # below all that was forecast without the action
+        (0.57, None),  # within what was forecast: the detector may be right, so wait
+        (0.95, None),  # past the threshold
+    ],
+)
+def test_the_plan_s_metric_outweighs_a_detector_whose_window_still_holds_the_trouble(
+    observed: float, expected: Verdict | None
+) -> None:
+    acted = action(age=minutes(5))
+    alert = observation(signal(age=minutes(9)), resolved=minutes(3))
+    detector = observation(signal(source=SignalSource.DETECTOR, age=minutes(8)))
+    rec = record(
+        state=IncidentState.VERIFYING,
+        plan=plan(proof=proof([0.58] * 10, threshold=0.9)),
+        action=acted,
+        observations=(alert, detector),
+    )
+    models = ModelVerdicts(data_at=NOW, current={"workload/shop/cart": {"f": observed}}, contract_sha256="c")
+    outcome = verify.judge(rec, acted, world(rec, models=models))
+    assert (outcome and outcome.verdict) == expected
