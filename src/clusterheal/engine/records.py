@@ -146,20 +146,22 @@ class Record:
         tail = self.name.rsplit("-", 1)[-1]
         return int(tail) if tail.isdigit() else 0
 
-    def quiet_for(
-        self, quiet: timedelta, now: datetime, *, acted_at: datetime | None = None, proven: bool = False
-    ) -> bool:
+    def quiet_for(self, quiet: timedelta, now: datetime, *, acted: bool = False, proven: bool = False) -> bool:
         """Whether all trouble is gone and stayed gone. Polled sources wait themselves before they say so.
 
-        The detector's window holds the time before an action for many steps, and the action itself is unusual. So what
-        it first saw after `acted_at` does not count, nor anything it says once the plan's own metric has `proven` the
-        effect. If its alarm lasts, it becomes an incident of its own.
+        Once an action was `acted`, the detector's alarm lingers: its window holds the time before for many steps, and
+        the action itself is unusual. Then alerts, forecasts and the cluster's own facts decide where there are any, and
+        else a metric of the plan that has `proven` the effect. An alarm that lasts becomes an incident of its own.
         """
         asked = [o for o in self.observations if o.signal.source is SignalSource.API and o.signal.name == REQUEST]
-        others = [o for o in self.observations if o not in asked]
-        seen = [o for o in others if not _lingers(o, acted_at=acted_at, proven=proven)]
+        seen = [o for o in self.observations if o not in asked]
         if not seen:
-            return bool(asked) or (proven and bool(others))
+            return bool(asked)
+        if acted:
+            facts = [o for o in seen if o.signal.source is not SignalSource.DETECTOR]
+            if not facts and proven:
+                return True
+            seen = facts or seen
         waits = {SignalSource.ALERT: quiet, SignalSource.API: quiet}
         return all(
             o.resolved_at is not None and now - o.resolved_at >= waits.get(o.signal.source, timedelta(0)) for o in seen
@@ -171,9 +173,3 @@ class Record:
         ended = now if state in ENDS and self.ended_at is None else self.ended_at
         timeline = (*self.timeline, entry)[-MAX_TIMELINE:]
         return replace(self, state=state, message=message, timeline=timeline, ended_at=ended, **changes)
-
-
-def _lingers(observation: Observation, *, acted_at: datetime | None, proven: bool) -> bool:
-    if observation.signal.source is not SignalSource.DETECTOR or acted_at is None:
-        return False
-    return proven or observation.first_seen > acted_at

@@ -66,8 +66,7 @@ def gather(record: Record, world: World) -> Evidence:
         baseline=proof.get("baseline"),
         lower_is_better=bool(proof.get("lower_is_better", True)),
     )
-    acted_at = record.action.applied_at if record.action is not None else None
-    gone = record.quiet_for(world.config.quiet, world.now, acted_at=acted_at, proven=evidence.proven)
+    gone = record.quiet_for(world.config.quiet, world.now, acted=True, proven=evidence.proven)
     return replace(evidence, signals_gone=gone)
 
 

@@ -493,21 +493,25 @@ def test_quantities_durations_and_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "first_seen", "quiet"),
+    ("source", "quiet"),
     [
-        (SignalSource.DETECTOR, minutes(4), True),  # the detector answers to the restart itself
-        (SignalSource.DETECTOR, minutes(6), False),  # it was there before the action: that trouble must go
-        (SignalSource.ALERT, minutes(4), False),  # an alert is no echo, whenever it came
-        (SignalSource.KUBERNETES, minutes(4), False),
+        (SignalSource.DETECTOR, True),  # its window still holds the trouble, and the restart
+        (SignalSource.ALERT, False),
+        (SignalSource.FORECASTER, False),
+        (SignalSource.KUBERNETES, False),
     ],
 )
-def test_only_the_detector_s_echo_of_an_action_does_not_count_as_trouble(
-    source: SignalSource, first_seen: timedelta, quiet: bool
-) -> None:
-    later = observation(signal(source=source, age=first_seen))
-    rec = record(observations=(observation(signal(age=minutes(9)), resolved=minutes(3)), later))
-    assert rec.quiet_for(minutes(2), NOW, acted_at=NOW - minutes(5)) is quiet
+def test_after_an_action_facts_decide_and_the_detector_s_alarm_may_linger(source: SignalSource, quiet: bool) -> None:
+    gone = observation(signal(age=minutes(9)), resolved=minutes(3))
+    rec = record(observations=(gone, observation(signal(source=source, age=minutes(4)))))
+    assert rec.quiet_for(minutes(2), NOW, acted=True) is quiet
     assert not rec.quiet_for(minutes(2), NOW), "before an action everything counts"
+
+
+def test_a_detector_alone_must_fall_silent_unless_the_plan_s_metric_proves_the_effect() -> None:
+    rec = record(observations=(observation(signal(source=SignalSource.DETECTOR, age=minutes(9))),))
+    assert not rec.quiet_for(minutes(2), NOW, acted=True)
+    assert rec.quiet_for(minutes(2), NOW, acted=True, proven=True)
 
 
 @pytest.mark.parametrize(
@@ -522,14 +526,21 @@ def test_the_plan_s_metric_outweighs_a_detector_whose_window_still_holds_the_tro
     observed: float, expected: Verdict | None
 ) -> None:
     acted = action(age=minutes(5))
-    alert = observation(signal(age=minutes(9)), resolved=minutes(3))
     detector = observation(signal(source=SignalSource.DETECTOR, age=minutes(8)))
     rec = record(
         state=IncidentState.VERIFYING,
         plan=plan(proof=proof([0.58] * 10, threshold=0.9)),
         action=acted,
-        observations=(alert, detector),
+        observations=(detector,),
     )
     models = ModelVerdicts(data_at=NOW, current={"workload/shop/cart": {"f": observed}}, contract_sha256="c")
     outcome = verify.judge(rec, acted, world(rec, models=models))
     assert (outcome and outcome.verdict) == expected
+
+
+def test_what_only_the_detector_hints_at_waits_for_an_alert_to_say_what_it_is() -> None:
+    hint = record(signal("cpu-throttling", source=SignalSource.DETECTOR, age=minutes(1)))
+    made = steps(hint)
+    assert hint.name not in made or not made[hint.name].after.ended
+    fact = record(signal("cpu-throttling", age=minutes(9)), opened_at=NOW - minutes(9))
+    assert steps(fact)[fact.name].after.state is IncidentState.ESCALATED

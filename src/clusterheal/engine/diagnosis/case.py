@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from clusterheal.contracts import Diagnosis, Plan, SignalSource
+from clusterheal.engine.names import tokens
 from clusterheal.engine.records import Observation, Record
 from clusterheal.engine.signals.models import path_of
 from clusterheal.engine.signals.symptoms import Symptom, symptom
@@ -60,6 +61,24 @@ class Case:
         if target.kind == "Node":
             return f"node/{target.name}"
         return f"workload/{target.namespace}/{target.name}" if target.namespace else None
+
+    def watched(self, seen: Sequence[Observation], *preferred: str) -> tuple[str | None, float | None]:
+        """The feature that will show whether an action helped, and its threshold where a forecast named one.
+
+        The forecast's feature, else the first of `preferred` that the detector named or that is measured: each is a
+        word of the name (`memory`) or a whole name.
+        """
+        for observation in seen:
+            if "feature" in observation.signal.details:
+                return str(observation.signal.details["feature"]), float(observation.signal.details["threshold"])
+        named = [str(n) for o in seen for n in o.signal.details.get("contributions", {})]
+        measured = sorted(self.world.models.current.get(self.entity() or "", {}))
+        for names in (named, measured):
+            for wanted in preferred:
+                found = next((n for n in names if n == wanted or wanted in tokens(n)), None)
+                if found is not None:
+                    return found, None
+        return None, None
 
     def proof(self, feature: str, threshold: float | None, *, lower_is_better: bool = True) -> dict[str, Any]:
         """What verification needs: the feature to watch and its forecast had nothing been done."""

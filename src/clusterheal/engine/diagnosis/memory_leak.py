@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from clusterheal.contracts import Plan
 from clusterheal.engine.diagnosis.case import Case, Finding, explained
-from clusterheal.engine.names import tokens
 from clusterheal.engine.records import Observation
 from clusterheal.engine.signals.symptoms import Symptom
 
@@ -17,7 +16,7 @@ def diagnose(case: Case) -> Finding | None:
     seen = case.of(Symptom.MEMORY_LEAK)
     if not seen or case.record.target.kind not in RESTARTABLE or not _sure(seen, case.world.config.confidence_floor):
         return None
-    feature, threshold = _feature(seen, case)
+    feature, threshold = case.watched(seen, "workload_memory_of_limit", "memory")
     crossing = next((o.signal.details["crosses_at"] for o in seen if "crosses_at" in o.signal.details), None)
     ahead = f", forecast to reach {threshold:g} at {crossing}" if crossing and threshold is not None else ""
     leaking = case.of(Symptom.OOM_KILLED)
@@ -30,9 +29,9 @@ def diagnose(case: Case) -> Finding | None:
         playbook="predicted-memory-leak",
         action="restart",
         target=case.record.target,
-        parameters={"proof": case.proof(feature, threshold)},
+        parameters={} if feature is None else {"proof": case.proof(feature, threshold)},
         priority=PRIORITY,
-        expected_effect=f"{feature} falls back to its level after a start",
+        expected_effect=f"{feature or 'memory'} falls back to its level after a start",
         verify_promql=None,
         rollback="none: a restart cannot be undone; a rollout that does not complete is escalated",
     )
@@ -51,19 +50,3 @@ def _sure(seen: list[Observation], floor: float) -> bool:
     return any(o.signal.confidence is None or "crosses_at" in o.signal.details for o in seen) or any(
         (o.signal.confidence or 0.0) >= floor for o in seen
     )
-
-
-def _feature(seen: list[Observation], case: Case) -> tuple[str, float | None]:
-    """What to verify: the forecast feature, else the detector's, else any memory feature that is measured."""
-    for observation in seen:
-        if "feature" in observation.signal.details:
-            return str(observation.signal.details["feature"]), float(observation.signal.details["threshold"])
-    for observation in seen:
-        for name in observation.signal.details.get("contributions", {}):
-            if "memory" in tokens(name):
-                return str(name), None
-    measured = case.world.models.current.get(case.entity() or "", {})
-    memory = sorted(name for name in measured if "memory" in tokens(name))
-    return next(
-        (n for n in memory if n.endswith("of_limit")), memory[0] if memory else "workload_memory_of_limit"
-    ), None

@@ -21,15 +21,14 @@ def diagnose(case: Case) -> Finding | None:
     policy = case.world.policy_for("scale", target)
     have = replicas_wanted(manifest)
     wanted = min(have + policy.scale_step, policy.scale_max_replicas)
-    details = next((o.signal.details for o in seen if "feature" in o.signal.details), {})
-    feature, threshold = details.get("feature"), details.get("threshold")
+    feature, threshold = case.watched(seen, "workload_cpu_throttled", "cpu")
     parameters: dict[str, Any] = {
         "from_replicas": have,
         "to_replicas": max(wanted, have),
         "max_replicas": policy.scale_max_replicas,
     }
-    if feature is not None and threshold is not None:
-        parameters["proof"] = case.proof(str(feature), float(threshold))
+    if feature is not None:
+        parameters["proof"] = case.proof(feature, threshold)
     plan = Plan(
         playbook="saturation",
         action="scale",
