@@ -47,6 +47,12 @@ INFO = Gauge(
     "1 for the package in service.",
     ["model_name", "version", "package_sha256", "contract_sha256"],
 )
+TRAINED_UNTIL = Gauge(
+    "clusterheal_model_trained_until_timestamp_seconds",
+    "Newest moment of the data that the package in service was fitted and calibrated on.",
+    ["model_name"],
+)
+REASONS = ("contract", "input", "internal")
 
 
 class Refused(KServeInvalidInput):  # type: ignore[misc]  # kserve is not typed
@@ -61,6 +67,11 @@ class PackagedModel(Model):  # type: ignore[misc]
         self.runtime = runtime
         self.ready = True
         INFO.labels(runtime.name, runtime.version, runtime.package.sha256, runtime.package.contract.sha256).set(1)
+        if (until := runtime.trained_until) is not None:
+            TRAINED_UNTIL.labels(runtime.name).set(until)
+        REQUESTS.labels(runtime.name)  # from 0 on: a counter that appears with the value 1 has not increased
+        for reason in REASONS:
+            ERRORS.labels(runtime.name, reason)
 
     def load(self) -> bool:
         """Nothing to do: the runtime was loaded and tried before the server began."""

@@ -40,6 +40,13 @@ class Runtime:
         return version_of(self.package)
 
     @property
+    def trained_until(self) -> float | None:
+        """End of the calibration slice, seconds since the epoch; `None` where a package does not tell (toys)."""
+        data = self.package.metrics.get("data") or {}
+        ends = self.package.calibration.get("calibration_end_ns", data.get("calibration_end_ns"))
+        return None if ends is None else float(ends) / 1e9
+
+    @property
     def wire_inputs(self) -> tuple[TensorSpec, ...]:
         """What a request may carry: the graph's inputs, with entities by key instead of by index."""
         return tuple(

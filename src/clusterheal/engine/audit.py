@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from clusterheal.clock import Clock
-from clusterheal.contracts import IncidentState
+from clusterheal.contracts import IncidentState, SignalSource, Verdict
+from clusterheal.engine.actions import ACTIONS
+from clusterheal.engine.autonomy import harms_of
 from clusterheal.engine.codec import encode_status
+from clusterheal.engine.guards import GUARDS
 from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.pause import still_paused
 from clusterheal.engine.records import Record
-from clusterheal.engine.views import PodView
+from clusterheal.engine.signals.models import ModelVerdicts
+from clusterheal.engine.views import KINDS, PodView
 from clusterheal.engine.world import World
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,8 @@ class Reporter:
         self.metrics = metrics
         self._clock = clock
         self.pending_events: list[tuple[Record, str, str, str]] = []
+        self._seen: set[str] | None = None
+        _start_at_zero(metrics)
 
     def step(self, before: Record, after: Record) -> None:
         """An incident's stored state changed."""
@@ -75,6 +81,14 @@ class Reporter:
         self.metrics.evictions.inc()
         audit.info("eviction", extra={"incident": record.name, "pod": f"{pod.namespace}/{pod.name}"})
 
+    def refused(self, record: Record) -> None:
+        """An action could not be carried out, and will not be tried again."""
+        assert record.action is not None
+        self.metrics.actions_failed.labels(record.action.action).inc()
+
+    def round_done(self) -> None:
+        self.metrics.rounds.inc()
+
     def round_failed(self, exc: Exception) -> None:
         self.metrics.rounds_failed.labels(type(exc).__name__).inc()
         log.warning("round failed", extra={"error": str(exc)})
@@ -88,8 +102,59 @@ class Reporter:
         self.metrics.models_usable.set(1 if world.models.contract_sha256 and not world.models.problem else 0)
         for resource, seen in world.snapshot.synced_at.items():
             self.metrics.cache_age.labels(resource.plural).set((world.now - seen).total_seconds())
+        self._opened(world)
+        self._demoted(world)
+        self._models(world.models)
+
+    def _opened(self, world: World) -> None:
+        """Count incidents not seen before; those that were there when this replica began to lead are not new."""
+        if self._seen is not None:
+            for name in world.records.keys() - self._seen:
+                self.metrics.incidents_opened.labels(world.records[name].target.kind).inc()
+        self._seen = set(world.records)
+
+    def _demoted(self, world: World) -> None:
+        self.metrics.autonomy_demoted.clear()
+        records = list(world.records.values())
+        for record in records:
+            if record.plan is None or record.outcome is None or record.outcome.verdict is not Verdict.HARMED:
+                continue
+            action, target = record.plan.action, record.plan.target
+            if harms_of(world.policy_for(action, target), action, target.kind, records):
+                self.metrics.autonomy_demoted.labels(action, target.kind).set(1)
+
+    def _models(self, models: ModelVerdicts) -> None:
+        """What the models saw, and how well they knew it; the last word stays while a round brings none."""
+        quality = models.quality
+        if quality is None:
+            return
+        self.metrics.live_entities.set(quality.entities)
+        self.metrics.live_series.set(quality.series)
+        self.metrics.live_silent.set(quality.silent)
+        self.metrics.live_implausible.set(quality.implausible)
+        if models.data_at is not None:
+            self.metrics.live_data_time.set(models.data_at.timestamp())
+            self.metrics.anomalies.set(sum(d.alarm for d in models.detections.values()))
+        if quality.in_band is not None:
+            self.metrics.detector_in_band.set(quality.in_band)
 
     def take_events(self) -> list[tuple[Record, str, str, str]]:
         """Events not yet written; forgotten here."""
         events, self.pending_events = self.pending_events[-200:], []
         return events
+
+
+def _start_at_zero(metrics: EngineMetrics) -> None:
+    """Series exist before their first event: `increase` does not see a counter that appears with the value 1."""
+    for state in IncidentState:
+        metrics.incidents_ended.labels(state.value)
+    for name, _ in GUARDS:
+        metrics.guard_verdicts.labels(name, "false")
+        metrics.guard_verdicts.labels(name, "true")
+    for kind in KINDS:
+        metrics.incidents_opened.labels(kind)
+    for action in ACTIONS:
+        metrics.actions_failed.labels(action)
+        for verdict in Verdict:
+            metrics.outcomes.labels(action, verdict.value)
+    metrics.signals.labels(SignalSource.ALERT.value, "unmapped")

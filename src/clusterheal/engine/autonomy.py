@@ -28,12 +28,13 @@ def earned_mode(policy: Policy, action: str, kind: str, records: Iterable[Record
     With `earn`: `start`, and the policy's mode once the lower bound of the success rate passes the bar. In any case one
     harm since `forgive_before` takes `auto` back to `approve`, until a person forgives it in the policy.
     """
-    successes = trials = harms = 0
-    for record in records:
+    known = list(records)
+    harms = harms_of(policy, action, kind, known)
+    successes = trials = 0
+    for record in known:
         if not _counts(record, policy, action, kind):
             continue
         assert record.outcome is not None
-        harms += record.outcome.verdict is Verdict.HARMED
         if record.outcome.verdict is not Verdict.SELF_HEALED:
             trials += 1
             successes += record.outcome.verdict is Verdict.HELPED
@@ -47,6 +48,17 @@ def earned_mode(policy: Policy, action: str, kind: str, records: Iterable[Record
     if trials and bound >= policy.autonomy.bar:
         return MODES[-1], f"earned: {figures}"
     return policy.autonomy.start, f"not earned yet: {figures}"
+
+
+def harms_of(policy: Policy, action: str, kind: str, records: Iterable[Record]) -> int:
+    """How often the action harmed a target of this kind since the policy last forgave it."""
+    return sum(
+        1
+        for record in records
+        if _counts(record, policy, action, kind)
+        and record.outcome is not None
+        and record.outcome.verdict is Verdict.HARMED
+    )
 
 
 def _counts(record: Record, policy: Policy, action: str, kind: str) -> bool:

@@ -20,11 +20,25 @@ class EngineMetrics:
         self.decisions = self._counter("decisions", "Diagnoses made.", "origin", "playbook")
         self.actions = self._counter("actions", "Actions carried out.", "action", "kind")
         self.outcomes = self._counter("outcomes", "Verified outcomes.", "action", "verdict")
+        self.actions_failed = self._counter("actions_failed", "Actions that could not be carried out.", "action")
         self.evictions = self._counter("evictions", "Pods evicted.")
+        self.rounds = self._counter("rounds", "Rounds that came to their end.")
         self.rounds_failed = self._counter("rounds_failed", "Rounds that ended in an error.", "error")
         self.leader = self._gauge("leader", "1 on the replica that leads.")
         self.paused = self._gauge("paused", "1 while all automation is paused.")
         self.models_usable = self._gauge("models_usable", "0 while decisions rest on rules alone.")
+        self.autonomy_demoted = self._gauge(
+            "autonomy_demoted", "1 while a harm keeps an action from running by itself.", "action", "kind"
+        )
+        self.live_entities = self._unknown("live_entities", "Entities with data in the newest window.")
+        self.live_series = self._unknown("live_series", "Series with data in the newest window.")
+        self.live_silent = self._unknown("live_silent_ratio", "Share of series without a sample in the newest steps.")
+        self.live_implausible = self._unknown("live_implausible_ratio", "Share of samples outside their range.")
+        self.live_data_time = self._unknown("live_data_timestamp_seconds", "Newest step that the models saw.")
+        self.anomalies = self._unknown("anomalies", "Entities that the detector calls anomalous.")
+        self.detector_in_band = self._unknown(
+            "detector_in_band_ratio", "Share of values inside the detector's 80 % band."
+        )
         self.cache_age = self._gauge("cache_age_seconds", "Time since a resource was last heard of.", "resource")
         self.time_to = Histogram(
             "clusterheal_time_to_seconds",
@@ -39,3 +53,9 @@ class EngineMetrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"clusterheal_{name}", text, labels, registry=self.registry)
+
+    def _unknown(self, name: str, text: str) -> Gauge:
+        """A gauge that is NaN until it is known: 0 would say that there is nothing."""
+        gauge = self._gauge(name, text)
+        gauge.set(float("nan"))
+        return gauge

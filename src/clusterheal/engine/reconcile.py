@@ -87,6 +87,7 @@ class Reconciler:
             if self._elector.leading:
                 try:
                     await self.round()
+                    self._reporter.round_done()
                 except ClusterhealError as exc:
                     self._reporter.round_failed(exc)
                 except Exception as exc:
@@ -235,6 +236,8 @@ class Reconciler:
 
     async def _give_up(self, record: Record, exc: Exception) -> None:
         gone = isinstance(exc, Gone)
+        if not gone:
+            self._reporter.refused(record)
         state = IncidentState.SELF_HEALED if gone else IncidentState.ESCALATED
         action = None if record.action is None else replace(record.action, result=f"withdrawn: {exc}")
         after = record.moved(state, str(exc), self._clock.now(), action=action)

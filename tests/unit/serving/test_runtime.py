@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from clusterheal_models.serving.runtime import MAX_BATCH, Runtime, load_runtime, version_of
-from clusterheal_models.serving.toy import toy_inputs
+from clusterheal_models.serving.toy import toy_detector, toy_inputs
 
 from clusterheal.contracts import FeatureContract, ModelPackage
 from clusterheal.contracts.requests import golden_tensors
@@ -83,3 +85,12 @@ def test_a_request_without_the_contracts_hash_is_told_where_to_find_it(runtime: 
     for absent in (None, "", 7):
         with pytest.raises(InvalidInput, match=r"lacks the parameter contract_sha256.*GET /v2/models/anomaly-detector"):
             runtime.check_contract(absent)
+
+
+def test_the_end_of_training_time_comes_from_the_package(tmp_path: Path, contract: FeatureContract) -> None:
+    package = toy_detector(tmp_path / "v000001", contract)
+    assert load_runtime(package).trained_until is None
+    detector = replace(package, calibration={**package.calibration, "calibration_end_ns": 1_700_000_000_000_000_000})
+    forecaster = replace(package, metrics={"data": {"calibration_end_ns": 1_700_000_000_500_000_000}})
+    assert replace(load_runtime(package), package=detector).trained_until == 1_700_000_000.0
+    assert replace(load_runtime(package), package=forecaster).trained_until == 1_700_000_000.5

@@ -12,6 +12,7 @@ import numpy as np
 
 from clusterheal.contracts import Detection, FeatureContract, Forecast, ModelInputs
 from clusterheal.engine.signals.models import ModelVerdicts
+from clusterheal.engine.signals.window_quality import WindowQuality, window_quality
 from clusterheal.errors import ClusterhealError, ContractMismatch
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class LiveScorer:
         try:
             inputs = await self._windows.inputs(end)
             if not inputs.entity:
-                return ModelVerdicts(scored_at=end, problem="Prometheus has no series of the contract's features")
+                nothing = WindowQuality(entities=0, series=0, silent=0.0, implausible=0.0)
+                problem = "Prometheus has no series of the contract's features"
+                return ModelVerdicts(scored_at=end, problem=problem, quality=nothing)
             detections, forecasts = await asyncio.gather(self._detect(inputs), self._forecast(inputs))
         except ContractMismatch as exc:
             return ModelVerdicts(scored_at=end, problem=f"feature contract: {exc}")
@@ -76,6 +79,7 @@ class LiveScorer:
             forecasts={f.entity: f for f in forecasts},
             current=newest(inputs, self.contract.feature_names),
             contract_sha256=self.contract.sha256,
+            quality=window_quality(inputs, self.contract, detections),
         )
 
     async def _detect(self, inputs: ModelInputs) -> list[Detection]:

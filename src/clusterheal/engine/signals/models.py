@@ -12,6 +12,7 @@ import numpy as np
 from clusterheal.contracts import Detection, FeatureContract, Forecast, ObjectRef, Signal, SignalSource
 from clusterheal.engine.names import digest, tokens
 from clusterheal.engine.signals.symptoms import symptom_of_feature
+from clusterheal.engine.signals.window_quality import WindowQuality
 
 Resolver = Callable[[str], ObjectRef | None]
 BREACH_PROBABILITY = 0.5  # a breach is predicted once the median path crosses
@@ -23,6 +24,7 @@ class ModelVerdicts:
     """The newest word of both models. `current`: newest sample of each (entity, feature), for verification.
 
     `problem`: why there are none (contract mismatch, server down); the engine then acts on rules alone.
+    `quality`: how good the window was that they judged; `None`: no window was read.
     """
 
     scored_at: datetime | None = None
@@ -32,6 +34,7 @@ class ModelVerdicts:
     current: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     contract_sha256: str | None = None
     problem: str | None = None
+    quality: WindowQuality | None = None
 
 
 def default_threshold(feature: str, unit: str) -> float | None:
