@@ -30,7 +30,8 @@ from benchmarks.real_prometheus import RealPrometheus, Written, settled
 
 END_MS = 1_795_392_000_000  # a midnight, so that days are whole
 DAY_STEPS = 1440
-BATCH_STEPS = 120
+BATCH_STEPS = 50  # within the hour that the server still takes in order
+BATCH_SERIES = 1500
 PARTS = ("parse", "pull", "sizes", "incremental")
 
 
@@ -90,8 +91,8 @@ def _server(folder: Path, plan: Plan, wanted: list[str], console: Console) -> It
             times = END_MS - (long - steps) * STEP_MS
             count = most if long - first <= short else plan.pull_series
             values = rng.normal(50, 10, (count, len(steps)))
-            for at in range(0, count, 500):
-                server.write(_series(i, plan, times, values[i]) for i in range(at, min(at + 500, count)))
+            for at in range(0, count, BATCH_SERIES):
+                server.write(_series(i, plan, times, values[i]) for i in range(at, min(at + BATCH_SERIES, count)))
             samples += values.size
         settled(server)
         console.print(f"prometheus holds {samples:,} samples, filled in {time.perf_counter() - began:.0f} s")
@@ -188,6 +189,8 @@ def _sizes(url: str, plan: Plan, work: Path, console: Console) -> dict[str, Any]
         path = str(work / f"sizes-{size}")
         window = {"start_ms": start, "end_ms": END_MS}
         f = _case("collect", {"url": url, "metrics": _metrics(plan, size), "path": path, **window, "times": 1})
+        written = size * round(plan.size_days * DAY_STEPS)
+        assert f["samples"] == written, f"{f['samples']:,} samples collected of {written:,} in the server"
         row = {"series": size, "samples": f["samples"], "wall": f["wall"], "extra_mib": f["extra_mib"]}
         rows.append(row | {"us_per_sample": f["wall"] / f["samples"] * 1e6})
         table.add_row(

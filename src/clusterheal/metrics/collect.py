@@ -172,18 +172,18 @@ class _Run:
         began = time.perf_counter()
         dataset = await asyncio.to_thread(Dataset.find, self._storage)
         if dataset is None:
-            dataset, series = await self._begin()
+            dataset, cells = await self._begin()
             have: list[Extent] = []
         else:
             self._catalogue = self._fitting(dataset)
             have = await asyncio.to_thread(dataset.extents)
-            series = await self._known_series(dataset, have)
+            cells = await self._known_cells(dataset, have)
         todo = missing_extents(
             have,
             start_ms=self._start_ms,
             end_ms=self._end_ms,
             step_ms=self._step_ms,
-            series=series,
+            cells=cells,
             shard=self._shard,
         )
         fetcher = PartFetcher(self._client, dataset.contract)
@@ -240,14 +240,14 @@ class _Run:
         if dataset is None:
             dataset = await asyncio.to_thread(Dataset.create, self._storage, contract)
         dataset.require(contract)
-        return dataset, self._by_kind(counts)
+        return dataset, self._cells(counts)
 
-    def _by_kind(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Series per entity kind in this shard, from counts by feature."""
-        series: Counter[str] = Counter()
-        for feature in self._catalogue.features:
-            series[feature.spec.entity_kind] += max(1, -(-counts[feature.name] // self._shard.count))
-        return dict(series)
+    def _cells(self, series: Mapping[str, int]) -> dict[str, int]:
+        """Cells a step per entity kind in this shard, from the series of each feature."""
+        kinds = {f.name: f.spec.entity_kind for f in self._catalogue.features}
+        features = Counter(kinds.values())
+        entities = {kind: max(series[name] for name, own in kinds.items() if own == kind) for kind in features}
+        return {kind: max(1, -(-entities[kind] // self._shard.count)) * n for kind, n in features.items()}
 
     def _fitting(self, dataset: Dataset) -> Catalogue:
         """The part of the catalogue that the dataset holds.
@@ -263,14 +263,14 @@ class _Run:
             self._note("feature-outside", name, "not in this dataset's contract; not collected")
         return fitting
 
-    async def _known_series(self, dataset: Dataset, have: list[Extent]) -> dict[str, int]:
-        """How many series each kind has, where possible from its newest part rather than from the server."""
+    async def _known_cells(self, dataset: Dataset, have: list[Extent]) -> dict[str, int]:
+        """As `_cells`, where possible from each kind's newest part rather than from the server."""
         newest = {e.kind: e for e in sorted(have)}
         if any(kind.name not in newest for kind in dataset.contract.entity_kinds):
             window = {"start_ms": self._start_ms, "end_ms": self._end_ms, "step_ms": self._step_ms}
-            return self._by_kind(await count_series(self._client, self._catalogue, **window))
+            return self._cells(await count_series(self._client, self._catalogue, **window))
         entities = {k: len(await asyncio.to_thread(dataset.entities, e)) * e.shard.count for k, e in newest.items()}
-        return self._by_kind({f.name: entities[f.spec.entity_kind] for f in self._catalogue.features})
+        return self._cells({f.name: entities[f.spec.entity_kind] for f in self._catalogue.features})
 
     def _store(self, dataset: Dataset, meter: QualityMeter, part: Part) -> int:
         meter.add(part)

@@ -52,7 +52,8 @@ class MatrixParser:
         self._on_series = on_series
         self._buffer = bytearray()
         self._scan = 0
-        self._state: Callable[[], bool] = self._before_result
+        # functions, not bound methods: these would be a cycle, and the array behind `on_series` would outlive its use
+        self._state: Callable[[MatrixParser], bool] = MatrixParser._before_result
         self._prefix = b""
         self._labels = b""
 
@@ -63,7 +64,7 @@ class MatrixParser:
             PermanentError: the bytes are not a range-query answer, or hold native histograms.
         """
         self._buffer += data
-        while self._state():
+        while self._state(self):
             pass
 
     def close(self) -> Envelope:
@@ -73,9 +74,9 @@ class MatrixParser:
             RetryableError: it ends in the middle.
             PermanentError: it is not an answer of the Prometheus API.
         """
-        if self._state == self._before_result:
+        if self._state == MatrixParser._before_result:
             body = bytes(self._buffer)
-        elif self._state == self._after_result:
+        elif self._state == MatrixParser._after_result:
             body = self._prefix + b"]" + bytes(self._buffer)
         else:
             raise RetryableError("the answer was cut off in the middle of a series; asking again may help")
@@ -89,7 +90,7 @@ class MatrixParser:
             return False
         self._prefix = bytes(self._buffer[: found.end()])
         self._drop(found.end())
-        self._state = self._between_series
+        self._state = MatrixParser._between_series
         return True
 
     def _between_series(self) -> bool:
@@ -99,9 +100,9 @@ class MatrixParser:
             return False
         if self._buffer[0] == ord("]"):
             self._drop(1)
-            self._state = self._after_result
+            self._state = MatrixParser._after_result
         elif self._buffer[0] == ord("{"):
-            self._state = self._in_labels
+            self._state = MatrixParser._in_labels
         else:
             raise PermanentError(f"expected a series in the query result, got {excerpt(self._buffer)}")
         return True
@@ -122,7 +123,7 @@ class MatrixParser:
         if found.group(1) == b"histograms":
             raise _histogram(self._labels)
         self._drop(found.end() - 1)
-        self._state = self._in_points
+        self._state = MatrixParser._in_points
         return True
 
     def _in_points(self) -> bool:
@@ -140,7 +141,7 @@ class MatrixParser:
                 raise _histogram(self._labels)
             raise PermanentError(f"expected the points of a series to end, got {excerpt(block[-80:])}")
         self._on_series(self._labels, block)
-        self._state = self._between_series
+        self._state = MatrixParser._between_series
         return True
 
     def _after_result(self) -> bool:

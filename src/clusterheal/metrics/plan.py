@@ -11,8 +11,8 @@ from clusterheal.metrics.shards import WHOLE, Shard
 Interval = tuple[int, int]
 """Milliseconds since the epoch, half open."""
 
-SAMPLES_PER_CHUNK = 4_000_000
-"""Samples in one part: 16 MB as float32, and what bounds the memory of a collect."""
+CELLS_PER_PART = 4_000_000
+"""Cells in one part, with a sample or without: 16 MB as float32, and what bounds the memory of a collect."""
 
 
 def missing_extents(
@@ -21,17 +21,17 @@ def missing_extents(
     start_ms: int,
     end_ms: int,
     step_ms: int,
-    series: Mapping[str, int],
+    cells: Mapping[str, int],
     shard: Shard = WHOLE,
 ) -> list[Extent]:
     """Parts to fetch for `start_ms <= t < end_ms`, oldest first.
 
-    `series` tells for each entity kind how many series its features have together in the shard; a part holds at most
-    `SAMPLES_PER_CHUNK` samples and never crosses midnight UTC.
+    `cells` tells for each entity kind how many cells a step has in the shard, entities times features; a part holds at
+    most `CELLS_PER_PART` of them and never crosses midnight UTC.
     """
     todo = []
-    for kind, count in series.items():
-        most = max(1, SAMPLES_PER_CHUNK // max(1, count))
+    for kind, count in cells.items():
+        most = max(1, CELLS_PER_PART // max(1, count))
         covered = coverage([e for e in have if e.kind == kind], shard)
         for first, last in _gaps(covered, start_ms, end_ms):
             pieces = _cut(first, last, step_ms, most)

@@ -18,6 +18,8 @@ from clusterheal.metrics.windows import from_ms
 
 BUCKETS = 200
 """Stretches of time into which plots divide the window."""
+BLOCK_CELLS = 1 << 18
+"""Cells that are copied at a time, so that the copies stay small beside the part."""
 ROUNDING = 1e-6
 """A ratio of rates may pass its bound by what floating point rounds."""
 
@@ -93,7 +95,9 @@ class _State:
         some = counts > 0
         if not some.any():
             return
-        own, values, present = rows[some], values[some], present[some]
+        own = rows[some]
+        if len(own) < len(rows):
+            values, present = values[some], present[some]
         self._count_gaps(own, present, offset)
         self._count[own] += counts[some]
         self._low[own] = np.fmin(self._low[own], np.fmin.reduce(values, axis=1))
@@ -164,15 +168,26 @@ class _Buckets:
         self._low, self._high = np.full(shape, np.nan), np.full(shape, np.nan)
 
     def add(self, feature: int, values: Float32, present: npt.NDArray[np.bool_], offset: int) -> None:
-        if not present.any():
-            return
-        values = values[present.any(axis=1)]
         steps = np.arange(offset, offset + values.shape[1]) // self.width
-        finite = np.where(np.isfinite(values), values, np.nan)
         cuts = np.concatenate([[0], np.flatnonzero(np.diff(steps)) + 1])
+        living = np.flatnonzero(present.any(axis=1))
+        per_block = max(1, BLOCK_CELLS // max(1, values.shape[1]))
+        for first in range(0, len(living), per_block):
+            rows = living[first : first + per_block]
+            self._add_rows(feature, values[rows], present[rows], cuts, steps)
+
+    def _add_rows(
+        self,
+        feature: int,
+        values: Float32,
+        present: npt.NDArray[np.bool_],
+        cuts: npt.NDArray[np.int64],
+        steps: npt.NDArray[np.int64],
+    ) -> None:
         which = steps[cuts]
+        finite = np.where(np.isfinite(values), values, np.nan)
         self._cells[feature, which] += np.add.reduceat(np.full(len(steps), len(values)), cuts)
-        self._samples[feature, which] += np.add.reduceat((~np.isnan(values)).sum(axis=0), cuts)
+        self._samples[feature, which] += np.add.reduceat(present.sum(axis=0), cuts)
         self._sum[feature, which] += np.add.reduceat(np.nansum(finite, axis=0, dtype=np.float64), cuts)
         low, high = np.fmin.reduce(finite, axis=0), np.fmax.reduce(finite, axis=0)
         self._low[feature, which] = np.fmin(self._low[feature, which], np.fmin.reduceat(low, cuts))

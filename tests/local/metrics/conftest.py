@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealPrometheus]:
-    with RealPrometheus(tmp_path_factory.mktemp("prometheus")) as server:
+    with RealPrometheus(tmp_path_factory.mktemp("prometheus"), any_order=True) as server:
         yield server
 
 

@@ -199,7 +199,7 @@ def test_a_collector_killed_for_good_is_resumed_to_the_same_dataset(
         "from clusterheal.metrics.collect import collect\n"
         "from clusterheal.metrics.catalogue import recorded_catalogue\n"
         "from clusterheal.settings import load_settings\n"
-        "plan.SAMPLES_PER_CHUNK = 10_000\n"
+        "plan.CELLS_PER_PART = 10_000\n"
         "url, path, metric, start, end = sys.argv[1:]\n"
         "config = load_settings(None, {'prometheus': {'url': url}, 'dataset': {'path': path}})\n"
         "collect(config, start=datetime.fromisoformat(start), end=datetime.fromisoformat(end),\n"

@@ -108,7 +108,7 @@ def test_a_collect_killed_at_any_write_is_resumed_to_the_same_dataset(
     run, record, settings, make_settings, tmp_path, monkeypatch, prometheus
 ) -> None:
     record(INSTANCES, METRICS)
-    monkeypatch.setattr(plan, "SAMPLES_PER_CHUNK", 500)
+    monkeypatch.setattr(plan, "CELLS_PER_PART", 500)
     run()
     clean = _values(settings)
     write = Storage.write

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clusterheal.errors import InvalidInput
 from clusterheal.metrics.parts import DAY_MS, Extent
-from clusterheal.metrics.plan import SAMPLES_PER_CHUNK, coverage, merged, missing_extents
+from clusterheal.metrics.plan import CELLS_PER_PART, coverage, merged, missing_extents
 from clusterheal.metrics.shards import WHOLE, Shard, shard_of
 
 STEP = 60_000
@@ -31,17 +31,17 @@ def test_missing_parts_fill_the_window_once_and_only_once(parts, first, count, s
     existing = _extents(parts)
     start, end = BASE + first * STEP, BASE + (first + count) * STEP
     window = {"start_ms": start, "end_ms": end, "step_ms": STEP}
-    todo = missing_extents(existing, **window, series={"k": series}, shard=shard)
+    todo = missing_extents(existing, **window, cells={"k": series}, shard=shard)
     covered = {t for a, b in coverage(existing, shard) for t in range(a, b, STEP)}
     fetched = [t for e in todo for t in range(e.start_ms, e.end_ms, STEP)]
     assert len(fetched) == len(set(fetched))
     assert set(fetched) == set(range(start, end, STEP)) - covered
     for extent in todo:
-        assert (extent.end_ms - extent.start_ms) // STEP * series <= max(SAMPLES_PER_CHUNK, series)
+        assert (extent.end_ms - extent.start_ms) // STEP * series <= max(CELLS_PER_PART, series)
         assert extent.start_ms // DAY_MS == (extent.end_ms - STEP) // DAY_MS
         assert extent.shard == shard
         assert Extent.of(extent.name) == extent
-    assert missing_extents(existing + todo, **window, series={"k": series}, shard=shard) == []
+    assert missing_extents(existing + todo, **window, cells={"k": series}, shard=shard) == []
 
 
 @given(st.lists(st.tuples(steps, st.integers(1, 500)), max_size=8))
