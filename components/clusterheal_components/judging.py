@@ -68,6 +68,20 @@ def evaluate_both(
         log_metric(name, value)
 
 
+def plot_candidate(
+    dataset: Path, model: Path, plots: Path, log_roc: Callable[[list[float], list[float], list[float]], None]
+) -> None:
+    """Draw the candidate on the snapshot's held-out time; a detector's curve goes to `log_roc`, too."""
+    from clusterheal_components.plots import draw
+
+    snapshot = thaw(dataset)
+    text, curve = draw(ModelPackage.load(model), snapshot.panel, snapshot.split)
+    plots.parent.mkdir(parents=True, exist_ok=True)
+    plots.write_text(text)
+    if curve is not None:
+        log_roc(curve.false_positive.tolist(), curve.true_positive.tolist(), curve.thresholds.tolist())
+
+
 def _incumbent(name: str, snapshot: Snapshot, registry: Registry | None, aside: Path) -> Incumbent:
     current = None if registry is None else registry.current(name)
     if registry is None or current is None:

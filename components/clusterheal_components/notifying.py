@@ -15,12 +15,13 @@ from clusterheal.settings import load_settings
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10.0
+WORDS = {"COMPLETE": "succeeded", "CACHED": "succeeded", "CANCELED": "canceled"}  # as the backend's driver names them
 
 
 def report_outcome(state: str, error: str | None, run_id: str, report: Path) -> str:
     """Write and send how the run ended. It never fails the run: what cannot be told is logged and written down."""
     settings = load_settings()
-    lines = [f"Run {run_id}: {state.lower()}" + (f", {error}" if error else "")]
+    lines = [f"Run {run_id}: {WORDS.get(state, state.lower())}" + (f", {error}" if error else "")]
     try:
         lines += _models(Registry(settings.registry), run_id)
     except ClusterhealError as exc:

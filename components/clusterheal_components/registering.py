@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from clusterheal.contracts import ModelPackage
 from clusterheal.errors import InvalidInput
-from clusterheal.settings import load_settings
+from clusterheal.settings import BuildSettings, load_settings
 from clusterheal_components.judging import PASSED, REJECTED, figures
 from clusterheal_components.snapshot import thaw
 
@@ -27,6 +30,7 @@ def register_package(
 
     if verdict not in (PASSED, REJECTED):
         raise InvalidInput(f"verdict: expected {PASSED} or {REJECTED}, got {verdict!r}")
+    settings = load_settings()
     snapshot = thaw(dataset)
     package = ModelPackage.load(model)
     snapshot.panel.contract.require_same(package.contract.sha256, where=str(model))
@@ -38,12 +42,29 @@ def register_package(
         "dataset_sha256": snapshot.sha256,
         "dataset_start": snapshot.start.isoformat(),
         "dataset_end": snapshot.end.isoformat(),
+        **built_by(settings.build),
         **{f"metric.{name}": value for name, value in figures(judged["candidate"]).items()},
+        **{f"calibration.{name}": value for name, value in scalars(package.calibration).items()},
     }
-    version = Registry(load_settings().registry).register(
+    version = Registry(settings.registry).register(
         package,
         properties=properties,
         lineage=Lineage(run_id=run_id, run_name=run_name),
         state=State.CANDIDATE if verdict == PASSED else State.REJECTED,
     )
     return version.version
+
+
+def built_by(build: BuildSettings) -> dict[str, str]:
+    """What made the version, as far as the image or the caller says it."""
+    known = {"git_commit": build.git_commit, "image": build.image}
+    return {name: value for name, value in known.items() if value}
+
+
+def scalars(calibration: Mapping[str, Any]) -> dict[str, float]:
+    """The calibration's own figures; tables per entity or step stay in the package."""
+    return {
+        name: float(value)
+        for name, value in calibration.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clusterheal.clock import SystemClock
-from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal.errors import ClusterhealError, InvalidInput, PermanentError
 from clusterheal.registry import ModelVersion, Registry, State
+from clusterheal.registry.versions import ROLLBACK_HOLDER, ROLLBACK_REASON
 from clusterheal.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from clusterheal.rollout import RolloutResult
+    from clusterheal.contracts import ModelInputs
+    from clusterheal.rollout import RolloutResult, Step
+
+log = logging.getLogger(__name__)
 
 NEWEST = "newest"
 
@@ -37,39 +43,53 @@ def stage_version(name: str, version: str) -> str:
 
 
 def _choose(registry: Registry, name: str, version: str) -> ModelVersion:
+    """The version by name; `newest` is the newest candidate that no rollout has taken back."""
     if version != NEWEST:
         return registry.get(name, version)
     candidates = [v for v in registry.versions(name) if v.state in (State.CANDIDATE, State.SHADOW)]
     if not candidates:
         raise InvalidInput(f"the registry has no candidate of {name!r}; train one, or name a version")
-    return candidates[-1]
+    fresh = [v for v in candidates if ROLLBACK_REASON not in v.properties]
+    if not fresh:
+        last = candidates[-1]
+        raise InvalidInput(
+            f"every candidate of {name!r} was taken back, {last.version} because: {last.properties[ROLLBACK_REASON]}; "
+            "train another, or name a version to try it again"
+        )
+    return fresh[-1]
 
 
 def shadow_version(name: str, version: str, run_id: str, report: Path) -> str:
-    """Score the version in shadow and stop there; `paused` means that `promote_version` may go on."""
-    from clusterheal.rollout import RolloutOutcome
+    """Score the version in shadow and stop there; `paused` means that `promote_version` may go on.
 
-    settings = load_settings()
-    registry = Registry(settings.registry)
-    wanted = registry.set_state(name, version, State.SHADOW)
-    result = _roll(registry, wanted, settings, run_id, shadow_only=True)
-    if result.outcome is not RolloutOutcome.PAUSED:
-        registry.set_state(name, version, State.CANDIDATE)
-    return _report(result, RolloutOutcome.PAUSED, report)
+    Raises:
+        PermanentError: it is worse than allowed, and nothing has changed; the message says why.
+    """
+    from clusterheal.rollout import RolloutOutcome, Step
+
+    return _go(name, version, run_id, report, RolloutOutcome.PAUSED, stop_after=Step.SHADOW)
 
 
 def promote_version(name: str, version: str, run_id: str, report: Path) -> str:
-    """Roll out to the end, from where `shadow_version` of the same run stopped, or from the beginning.
+    """Move the traffic, from where `shadow_version` of the same run stopped; `paused`: `watch_version` may go on.
+
+    Raises:
+        PermanentError: it was rolled back; the message says why, and what is in service.
+    """
+    from clusterheal.rollout import RolloutOutcome, Step
+
+    return _go(name, version, run_id, report, RolloutOutcome.PAUSED, stop_after=Step.PROMOTE)
+
+
+def watch_version(name: str, version: str, run_id: str, report: Path) -> str:
+    """Roll out to the end: from where an earlier step of the same run stopped, or from the beginning.
 
     Raises:
         PermanentError: it was rolled back; the message says why, and what is in service.
     """
     from clusterheal.rollout import RolloutOutcome
 
-    settings = load_settings()
-    registry = Registry(settings.registry)
-    result = _roll(registry, registry.get(name, version), settings, run_id)
-    return _report(result, RolloutOutcome.PROMOTED, report)
+    return _go(name, version, run_id, report, RolloutOutcome.PROMOTED)
 
 
 def roll_back_version(name: str, run_id: str, report: Path) -> str:
@@ -90,25 +110,70 @@ def roll_back_version(name: str, run_id: str, report: Path) -> str:
     return previous.version
 
 
+def _go(name: str, version: str, run_id: str, report: Path, expected: object, *, stop_after: Step | None = None) -> str:
+    settings = load_settings()
+    registry = Registry(settings.registry)
+    wanted = registry.get(name, version)
+    _refuse_repeat(wanted.properties, run_id, f"{name} {version}")
+    return _report(_roll(registry, wanted, settings, run_id, stop_after=stop_after), expected, report)
+
+
+def _refuse_repeat(properties: Mapping[str, object], run_id: str, what: str) -> None:
+    """A step that is retried because its pod was lost goes on; one that took the version back must not try it again.
+
+    Raises:
+        PermanentError: this run has taken the version back.
+    """
+    if properties.get(ROLLBACK_HOLDER) == _holder(run_id):
+        raise PermanentError(f"{what} was taken back by this run already: {properties[ROLLBACK_REASON]}")
+
+
+def _holder(run_id: str) -> str:
+    return f"run-{run_id}"
+
+
 def _roll(
-    registry: Registry, version: ModelVersion, settings: Settings, run_id: str, *, shadow_only: bool = False
+    registry: Registry, version: ModelVersion, settings: Settings, run_id: str, *, stop_after: Step | None = None
 ) -> RolloutResult:
     from clusterheal.kube.http import HttpCluster
     from clusterheal.rollout import roll_out
+    from clusterheal.rollout.windows import live_windows
+
+    clock = SystemClock()
+    windows = _replayed(settings, version)
 
     async def work() -> RolloutResult:
-        async with HttpCluster.from_settings(settings.kubernetes) as cluster:
+        async with (
+            HttpCluster.from_settings(settings.kubernetes) as cluster,
+            live_windows(settings, clock) as live,
+        ):
             return await roll_out(
                 cluster,
                 registry,
                 version,
                 settings,
-                SystemClock(),
-                holder=f"run-{run_id}",
-                shadow_only=shadow_only,
+                clock,
+                windows=windows,
+                live=live,
+                holder=_holder(run_id),
+                stop_after=stop_after,
             )
 
     return asyncio.run(work())
+
+
+def _replayed(settings: Settings, version: ModelVersion) -> list[ModelInputs] | None:
+    """Windows of the stored dataset's last day; None, and a line in the log, where it has none for this contract."""
+    from clusterheal.metrics.dataset import Dataset
+    from clusterheal.rollout.windows import REPLAYED, replay_windows
+
+    try:
+        stored = Dataset.open(settings.dataset.path, settings.dataset)
+        stored.contract.require_same(version.contract_sha256, where=f"{version.name} {version.version}")
+        return replay_windows(settings.dataset.path, REPLAYED, settings)
+    except ClusterhealError as exc:
+        log.warning("nothing is replayed, only the package's sample request is asked", extra={"reason": str(exc)})
+        return None
 
 
 def _report(result: RolloutResult, expected: object, report: Path) -> str:

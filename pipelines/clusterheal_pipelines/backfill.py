@@ -5,7 +5,7 @@ from clusterheal_components.collect import collect
 from clusterheal_components.plan_backfill import plan_backfill
 from kfp import dsl
 
-from clusterheal_pipelines.cluster import FETCH, on_cluster
+from clusterheal_pipelines.cluster import FETCH, PURE, on_cluster
 from clusterheal_pipelines.steps import reporting
 
 
@@ -24,6 +24,6 @@ def backfill(days: float = 30.0, shards: int = 4) -> None:
     """
     with dsl.ExitHandler(reporting(), name="Backfill"):
         newest = on_cluster(collect(days=1.0), "Collect newest day", FETCH)  # fixes the feature contract and the end
-        planned = on_cluster(plan_backfill(end=newest.outputs["end"], shards=shards), "Plan shards")
+        planned = on_cluster(plan_backfill(end=newest.outputs["end"], shards=shards), "Plan shards", PURE)
         with dsl.ParallelFor(planned.output, parallelism=4, name="shards") as part:
             on_cluster(collect(days=days, end=part.end, shard=part.shard), "Collect shard", FETCH)

@@ -14,7 +14,9 @@ from clusterheal_pipelines.readmes import component_readmes
 
 PIPELINES = ("train", "release", "retrain", "backfill", "score")
 MANIFESTS = "manifests"
+DATA_PATH = "/data"
 
+_CLAIM = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
 _DIGEST = re.compile(r"^\S+@sha256:[0-9a-f]{64}$")
 
 
@@ -29,8 +31,10 @@ def load_pipeline(name: str) -> Any:
     return getattr(importlib.import_module(f"clusterheal_pipelines.{name}"), name)
 
 
-def compile_pipeline(name: str, target: Path, *, image: str | None = None) -> Path:
-    """Write the package of pipeline `name` to `target` (.yaml); `image` replaces the components' image.
+def compile_pipeline(name: str, target: Path, *, image: str | None = None, data_claim: str | None = None) -> Path:
+    """Write the package of pipeline `name` to `target` (.yaml).
+
+    `image` replaces the components' image; the volume of `data_claim` is mounted at `/data` in every step.
 
     Raises:
         InvalidInput: no such pipeline, or an image that is not pinned by digest.
@@ -42,12 +46,13 @@ def compile_pipeline(name: str, target: Path, *, image: str | None = None) -> Pa
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline, str(target))
     _place_image(target, image)
+    _mount(target, data_claim)
     if found := newer_than_backend(target.read_text()):
         raise PermanentError(f"pipeline {name} uses fields that a 2.14 backend does not know: {', '.join(found)}")
     return target
 
 
-def compile_manifests(name: str, package: Path, target: Path) -> Path:
+def compile_manifests(name: str, package: Path, target: Path, *, data_claim: str | None = None) -> Path:
     """Write `Pipeline` and `PipelineVersion` manifests for GitOps; the version's name carries the package's hash.
 
     A PipelineVersion is immutable: another content must have another name, and the same content the same.
@@ -69,15 +74,16 @@ def compile_manifests(name: str, package: Path, target: Path) -> Path:
     )
     image = re.search(r"^ *image: (\S+)$", package.read_text(), re.MULTILINE)
     _place_image(target, image.group(1) if image else None, pinned=False)
+    _mount(target, data_claim)
     return target
 
 
-def compile_all(out: Path, *, image: str | None = None) -> list[Path]:
+def compile_all(out: Path, *, image: str | None = None, data_claim: str | None = None) -> list[Path]:
     """Everything under `out`: `<pipeline>.yaml` and `manifests/<pipeline>.yaml`."""
     made = []
     for name in PIPELINES:
-        package = compile_pipeline(name, out / f"{name}.yaml", image=image)
-        made += [package, compile_manifests(name, package, out / MANIFESTS / f"{name}.yaml")]
+        package = compile_pipeline(name, out / f"{name}.yaml", image=image, data_claim=data_claim)
+        made += [package, compile_manifests(name, package, out / MANIFESTS / f"{name}.yaml", data_claim=data_claim)]
     return made
 
 
@@ -106,4 +112,26 @@ def _place_image(target: Path, image: str | None, *, pinned: bool = True) -> Non
     if pinned and not _DIGEST.match(image):
         raise InvalidInput(f"image {image!r} is not pinned by digest; expected REGISTRY/NAME@sha256:<64 hex digits>")
     text = target.read_text()
-    target.write_text(re.sub(rf"(?m)^( *image: ){re.escape(IMAGE)}$", rf"\g<1>{image}", text))
+    target.write_text(re.sub(rf"(?m)^( *(?:image|value): ){re.escape(IMAGE)}$", rf"\g<1>{image}", text))
+
+
+def _mount(target: Path, claim: str | None) -> None:
+    """Add the claim to every executor of a package or manifest. Pods of one run may share a node or not: it should be
+    ReadWriteMany."""
+    import yaml
+
+    if claim is None:
+        return
+    if not _CLAIM.match(claim):
+        raise InvalidInput(
+            f"data claim {claim!r}: expected the name of a PersistentVolumeClaim, such as clusterheal-data"
+        )
+    text = target.read_text()
+    documents = list(yaml.safe_load_all(text))
+    mount = {"mountPath": DATA_PATH, "constant": claim, "pvcNameParameter": {"runtimeValue": {"constant": claim}}}
+    for document in documents:
+        platform = document.get("platforms") or document.get("spec", {}).get("platformSpec", {}).get("platforms")
+        for config in (platform or {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {}).values():
+            config.setdefault("pvcMount", []).append(mount)
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    target.write_text("\n".join([*comments, yaml.safe_dump_all(documents, sort_keys=True)]))

@@ -1,4 +1,4 @@
-# mypy: disable-error-code=untyped-decorator
+# mypy: disable-error-code="untyped-decorator,type-arg"
 """The pipeline `retrain`: when the metrics have drifted, or always, train anew and release what passed the gate."""
 
 from clusterheal_components.check_drift import check_drift
@@ -26,6 +26,7 @@ def retrain(
     min_days_between: float = 1.0,
     accelerator: str = "nvidia.com/gpu",
     accelerators: str = "0",
+    node_selector: dict = {},  # noqa: B006 - KFP reads the default, nothing changes it
 ) -> None:
     """Train anew and release.
 
@@ -40,11 +41,18 @@ def retrain(
         min_days_between: a model younger than this many days is not retrained because of drift.
         accelerator: resource name of the GPU, such as nvidia.com/gpu or a MIG profile's nvidia.com/mig-1g.10gb.
         accelerators: how many GPUs each training gets; 0 trains on the CPU.
+        node_selector: labels that the nodes of the trainings must have, as JSON, such as
+            {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}; {} takes any node.
     """
     with dsl.ExitHandler(reporting(), name="Retrain"):
         dataset = dataset_of(days, train_share, calibration_share)
         options = Training(
-            seed=seed, device=device, max_seconds=max_seconds, accelerator=accelerator, accelerators=accelerators
+            seed=seed,
+            device=device,
+            max_seconds=max_seconds,
+            accelerator=accelerator,
+            accelerators=accelerators,
+            node_selector=node_selector,
         )
         for name, title in ((DETECTOR, "detector"), (FORECASTER, "forecaster")):
             drift = check_drift(dataset=dataset, name=name, when=when, min_days_between=min_days_between)

@@ -12,15 +12,17 @@ from clusterheal_components.gate import gate
 from clusterheal_components.notify import notify
 from clusterheal_components.promote import promote
 from clusterheal_components.register import register
+from clusterheal_components.roll_back import roll_back
 from clusterheal_components.roll_out import roll_out
 from clusterheal_components.shadow import shadow
 from clusterheal_components.stage import stage
 from clusterheal_components.train_detector import train_detector
 from clusterheal_components.train_forecaster import train_forecaster
+from clusterheal_components.watch import watch
 from kfp import dsl
 
 from clusterheal.contracts import DETECTOR, FORECASTER
-from clusterheal_pipelines.cluster import FETCH, FIT, JUDGE, QUICK, ROLL, on_cluster, on_gpu
+from clusterheal_pipelines.cluster import FETCH, FIT, JUDGE, PURE, QUICK, ROLL, on_cluster, on_gpu
 
 TITLES = {DETECTOR: "detector", FORECASTER: "forecaster"}
 TRAINERS = {DETECTOR: train_detector, FORECASTER: train_forecaster}
@@ -35,6 +37,7 @@ class Training:
     max_seconds: Any
     accelerator: Any
     accelerators: Any
+    node_selector: Any
 
 
 def reporting() -> Any:
@@ -58,14 +61,14 @@ def judged_model(name: str, dataset: Any, training: Training) -> tuple[Any, Any]
     """Train, evaluate, gate, register; returns the channels of the verdict and of the registered version."""
     title = TITLES[name]
     trainer = TRAINERS[name]
-    # GPU count and type also go in as plain inputs: KFP passes a pipeline's parameters on to the inner graph of an
-    # exit handler only when a step takes them as inputs, not when only its resources name them.
-    fitted = trainer(dataset=dataset, **vars(training))
-    on_gpu(on_cluster(fitted, f"Train {title}", FIT, cached=True), training.accelerator, training.accelerators)
+    # What the pod needs of GPUs and nodes also goes in as plain inputs: KFP passes a pipeline's parameters on to the
+    # inner graph of an exit handler only when a step takes them as inputs, not when only its resources name them.
+    fitted = on_cluster(trainer(dataset=dataset, **vars(training)), f"Train {title}", FIT, cached=True)
+    on_gpu(fitted, training.accelerator, training.accelerators, training.node_selector)
     model = fitted.outputs["model"]
     judged = on_cluster(evaluate(dataset=dataset, model=model), f"Evaluate {title}", JUDGE)
     evaluation = judged.outputs["evaluation"]
-    decided = on_cluster(gate(evaluation=evaluation), f"Gate {title}", cached=True)
+    decided = on_cluster(gate(evaluation=evaluation), f"Gate {title}", PURE, cached=True)
     verdict = decided.outputs["Output"]
     registered = register(
         dataset=dataset,
@@ -86,9 +89,17 @@ def rolled_out(name: str, version: Any) -> None:
 
 
 def released(name: Any, version: Any, what: str) -> None:
-    """Stage, shadow, promote, each a step of its own that can be looked at and repeated."""
+    """Stage, shadow, promote, watch, each a step of its own that can be looked at and repeated."""
     staged = on_cluster(stage(name=name, version=version), f"Stage {what}", QUICK)
     run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     shadowed = on_cluster(shadow(name=name, version=staged.output, run_id=run_id), f"Shadow {what}", ROLL)
     promoted = promote(name=name, version=staged.output, run_id=run_id).after(shadowed)
     on_cluster(promoted, f"Promote {what}", ROLL)
+    watched = watch(name=name, version=staged.output, run_id=run_id).after(promoted)
+    on_cluster(watched, f"Watch {what}", ROLL)
+
+
+def taken_back(name: Any, what: str) -> None:
+    """The version before, without shadow or canary."""
+    task = roll_back(name=name, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    on_cluster(task, f"Roll back {what}", ROLL)

@@ -15,6 +15,7 @@ from typing import Any
 
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal.local.runner import checked_arguments, read_spec
 from clusterheal_pipelines.backend import RUNNING, Backend, Json
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,15 @@ def check_cron(cron: str) -> None:
         numbers = [int(n) for n in re.findall(r"\d+", re.sub(r"/\d+", "", field))]
         if any(not low <= n <= high for n in numbers):
             raise InvalidInput(f"cron {cron!r}: {field!r} is outside {low}..{high}")
+
+
+def checked_parameters(package: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in the types that the pipeline declares; the server itself takes them as they are.
+
+    Raises:
+        InvalidInput: a parameter that the pipeline does not have, or of another type.
+    """
+    return checked_arguments(read_spec(package), parameters)
 
 
 def place(backend: Backend, name: str, package: Path) -> Placed:

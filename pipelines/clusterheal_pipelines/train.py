@@ -1,4 +1,4 @@
-# mypy: disable-error-code=untyped-decorator
+# mypy: disable-error-code="untyped-decorator,type-arg"
 """The pipeline `train`: collect, build the dataset, then per model train, evaluate, gate, register and roll out."""
 
 from kfp import dsl
@@ -23,6 +23,7 @@ def train(
     release: str = "yes",
     accelerator: str = "nvidia.com/gpu",
     accelerators: str = "0",
+    node_selector: dict = {},  # noqa: B006 - KFP reads the default, nothing changes it
 ) -> None:
     """Train both models on collected metrics.
 
@@ -36,11 +37,18 @@ def train(
         release: yes rolls out what passed the gate; anything else stops after the registration.
         accelerator: resource name of the GPU, such as nvidia.com/gpu or a MIG profile's nvidia.com/mig-1g.10gb.
         accelerators: how many GPUs each training gets; 0 trains on the CPU.
+        node_selector: labels that the nodes of the trainings must have, as JSON, such as
+            {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}; {} takes any node.
     """
     with dsl.ExitHandler(reporting(), name="Train"):
         dataset = dataset_of(days, train_share, calibration_share)
         options = Training(
-            seed=seed, device=device, max_seconds=max_seconds, accelerator=accelerator, accelerators=accelerators
+            seed=seed,
+            device=device,
+            max_seconds=max_seconds,
+            accelerator=accelerator,
+            accelerators=accelerators,
+            node_selector=node_selector,
         )
         for name, title in ((DETECTOR, "detector"), (FORECASTER, "forecaster")):
             verdict, version = judged_model(name, dataset, options)

@@ -80,6 +80,11 @@ class PipelineSettings(Section):
     service_account: str | None = Field(None, description="account of the runs; None: pipeline-runner-dspa")
 
 
+class BuildSettings(Section):
+    git_commit: str | None = Field(None, description="commit of this code, set by the image; recorded on versions")
+    image: str | None = Field(None, description="image that a pipeline's step runs in, with digest; set on compiling")
+
+
 class RegistrySettings(Section):
     url: AnyHttpUrl = Field(AnyHttpUrl("http://127.0.0.1:8085"), description="model registry, REST root URL")
     token_file: Path | None = Field(None, description="bearer token file")
@@ -135,6 +140,9 @@ class RolloutSettings(Section):
     poll: timedelta = Field(timedelta(seconds=1), description="between two looks at an InferenceService")
     lease: timedelta = Field(
         timedelta(seconds=60), description="a rollout that was killed can be taken over after this long"
+    )
+    handover: timedelta = Field(
+        timedelta(minutes=10), description="for the next step of the same pipeline run to start and go on"
     )
     golden_tolerance: float = Field(
         1e-3, gt=0, description="relative difference allowed between served and packaged outputs"
@@ -200,12 +208,19 @@ class LogSettings(Section):
 class Settings(BaseSettings):
     """Everything that can be configured."""
 
-    model_config = SettingsConfigDict(env_prefix="CLUSTERHEAL_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CLUSTERHEAL_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,  # a ConfigMap must have every key that a pod names, also those without a value
+        extra="forbid",
+        frozen=True,
+    )
 
     prometheus: PrometheusSettings = PrometheusSettings()
     dataset: DatasetSettings = DatasetSettings()
     training: TrainingSettings = TrainingSettings()
     pipelines: PipelineSettings = PipelineSettings()
+    build: BuildSettings = BuildSettings()
     registry: RegistrySettings = RegistrySettings()
     serving: ServingSettings = ServingSettings()
     inference: InferenceSettings = InferenceSettings()

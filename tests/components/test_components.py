@@ -130,9 +130,46 @@ def test_training_refuses_devices_that_are_not_there(component: Any, frozen: Pat
 
 def evaluated(artifact: Make, frozen: Path, package: ModelPackage) -> tuple[Any, Any]:
     evaluation, metrics = artifact("Artifact"), artifact("Metrics")
+    seen = {"roc": artifact("ClassificationMetrics"), "plots": artifact("HTML")}
     model = artifact("Model", package.path)
-    call(evaluate, dataset=artifact("Dataset", frozen), model=model, evaluation=evaluation, metrics=metrics)
+    call(evaluate, dataset=artifact("Dataset", frozen), model=model, evaluation=evaluation, metrics=metrics, **seen)
     return evaluation, metrics
+
+
+def drawn(artifact: Make, frozen: Path, package: ModelPackage) -> tuple[Any, str]:
+    """The curve's artifact and the page that the evaluation leaves."""
+    roc, plots = artifact("ClassificationMetrics"), artifact("HTML")
+    made = {"evaluation": artifact("Artifact"), "metrics": artifact("Metrics"), "roc": roc, "plots": plots}
+    call(evaluate, dataset=artifact("Dataset", frozen), model=artifact("Model", package.path), **made)
+    return roc, Path(plots.path).read_text()
+
+
+def test_a_forecaster_is_drawn_beside_what_came(
+    registry: Registry, frozen: Path, forecaster: ModelPackage, artifact: Make
+) -> None:
+    roc, page = drawn(artifact, frozen, forecaster)
+    assert roc.metadata == {}
+    assert page.startswith("<!doctype html>")
+    assert page.count("<polygon") == 3  # one interval per feature
+    assert "f0 of node/worker-" in page
+    assert "http" not in page.replace("http-equiv", "")  # it opens where nothing else can be reached
+
+
+def test_a_detectors_curve_separates_faults_from_untouched_windows(
+    registry: Registry, frozen: Path, tmp_path: Path, artifact: Make
+) -> None:
+    model = artifact("Model")
+    call(train_detector, dataset=artifact("Dataset", frozen), model=model, device="cpu")
+    roc, page = drawn(artifact, frozen, ModelPackage.load(Path(model.path)))
+    points = roc.metadata["confidenceMetrics"]
+    rates = [(point["falsePositiveRate"], point["recall"]) for point in points]
+    assert rates[0] == (0.0, 0.0)
+    assert rates[-1] == (1.0, 1.0)
+    assert rates == sorted(rates)
+    assert all(math.isfinite(point["confidenceThreshold"]) for point in points)
+    area = float(page.partition("area ")[2].partition("<")[0])
+    assert area > 0.8  # faults of three robust scales are not subtle
+    assert page.count("<polyline") == 2
 
 
 def test_evaluate_compares_with_peers_when_nothing_is_in_service(
@@ -231,8 +268,10 @@ def registered(
 
 
 def test_register_keeps_verdict_figures_dataset_and_lineage(
-    registry: Registry, frozen: Path, packages: dict[str, ModelPackage], artifact: Make
+    registry: Registry, frozen: Path, packages: dict[str, ModelPackage], artifact: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CLUSTERHEAL_BUILD__GIT_COMMIT", "abc123")
+    monkeypatch.setenv("CLUSTERHEAL_BUILD__IMAGE", "quay.io/example/pipeline@sha256:1")
     name = registered(artifact, frozen, packages[DETECTOR])
     version = registry.get(DETECTOR, name)
     assert version.state is State.CANDIDATE
@@ -245,9 +284,21 @@ def test_register_keeps_verdict_figures_dataset_and_lineage(
         "metric.score": 0.5,
         "metric.peers.persistence": 0.7,
         "metric.figures.mase": 0.9,
+        "git_commit": "abc123",
+        "image": "quay.io/example/pipeline@sha256:1",
     }
     assert {key: version.properties.get(key) for key in expected} == expected
     assert "metric.peers.broken" not in version.properties
+
+
+def test_register_keeps_the_calibrations_own_figures(
+    registry: Registry, frozen: Path, forecaster: ModelPackage, artifact: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTERHEAL_BUILD__GIT_COMMIT", "")  # an image that was built without it
+    version = registry.get(FORECASTER, registered(artifact, frozen, forecaster))
+    assert version.properties["calibration.coverage80_after"] == forecaster.calibration["coverage80_after"]
+    assert "git_commit" not in version.properties
+    assert all(isinstance(value, bool | int | float | str) for value in version.properties.values())
 
 
 def test_registering_again_after_a_lost_step_gives_the_same_version(
@@ -304,6 +355,17 @@ def test_notify_tells_the_outcome_and_where_the_runs_models_stand(
     said = call(notify, status=Status(), run_id="mine", report=report)
     assert said == f"Run mine: failed, step failed; {DETECTOR} {mine} candidate, gate passed"
     assert Path(report.path).read_text().startswith("# Run mine: failed, step failed")
+
+
+@pytest.mark.parametrize(
+    ("state", "word"), [("COMPLETE", "succeeded"), ("SUCCEEDED", "succeeded"), ("FAILED", "failed")]
+)
+def test_notify_knows_the_states_of_both_runners(registry: Registry, artifact: Make, state: str, word: str) -> None:
+    class Ended:
+        error_message = None
+
+    Ended.state = state  # type: ignore[attr-defined]
+    assert call(notify, status=Ended(), run_id="mine", report=artifact("Markdown")) == f"Run mine: {word}"
 
 
 def test_notify_never_fails_a_run(artifact: Make, monkeypatch: pytest.MonkeyPatch) -> None:

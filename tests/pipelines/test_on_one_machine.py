@@ -111,25 +111,26 @@ def variant(package: ModelPackage, folder: Path) -> ModelPackage:
 
 
 def test_a_candidate_is_released_in_steps_and_taken_back(
-    platform: Platform, packages: Path, trained: PipelineRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, packages: Path, trained: PipelineRun, tmp_path: Path
 ) -> None:
-    from clusterheal_components.roll_back import roll_back
-    from kfp import dsl
-
     assert trained.status == "succeeded", trained.error
     before = platform.registry.current(DETECTOR)
     assert before is not None
     candidate = platform.registry.register(variant(ModelPackage.load(before.path), tmp_path / "variant")).version
     done = run(platform, packages, "release", name=DETECTOR)
     assert done.status == "succeeded", done.error
-    assert [s.title for s in done.steps] == ["Stage model", "Shadow model", "Promote model", "Report outcome"]
-    assert done.step("Shadow model").parameters["Output"] == "paused"
+    steps = ["Stage model", "Shadow model", "Promote model", "Watch model", "Report outcome"]
+    assert [s.title for s in done.steps] == steps
+    outcomes = [done.step(title).parameters["Output"] for title in steps[1:4]]
+    assert outcomes == ["paused", "paused", "promoted"]
+    compared = Path(done.step("Shadow model").artifacts["report"]["path"]).read_text()
+    assert "25 windows (one of them live), 100.0% agreement" in compared
     current, previous = platform.registry.current(DETECTOR), platform.registry.previous(DETECTOR)
     assert (current and current.version, previous and previous.version) == (candidate, before.version)
-    for key, value in platform.env.items():
-        monkeypatch.setenv(key, value)
-    report = dsl.Markdown(name="report", uri=str(tmp_path / "report.md"), metadata={})
-    assert roll_back.python_func(name=DETECTOR, run_id="by-hand", report=report) == before.version
+    back = run(platform, packages, "release", name=DETECTOR, version="previous")
+    assert back.status == "succeeded", back.error
+    assert back.step("Roll back model").parameters["Output"] == before.version
+    assert not back.ran("Stage model")
     current = platform.registry.current(DETECTOR)
     assert current is not None
     assert current.version == before.version

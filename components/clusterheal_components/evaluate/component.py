@@ -8,11 +8,9 @@ from clusterheal_components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
-    dataset: dsl.Input[dsl.Dataset],
-    model: dsl.Input[dsl.Model],
-    evaluation: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-) -> None:
+    dataset: dsl.Input[dsl.Dataset], model: dsl.Input[dsl.Model], evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics], roc: dsl.Output[dsl.ClassificationMetrics], plots: dsl.Output[dsl.HTML],
+) -> None:  # fmt: skip
     """Score the candidate, the version in service and naive peers on time that nothing was fitted on.
 
     Args:
@@ -20,12 +18,16 @@ def evaluate(
         model: the candidate's package.
         evaluation: all figures as JSON, for the gate.
         metrics: the candidate's figures, for the dashboard.
+        roc: how a detector tells injected faults from untouched windows, per threshold; empty for a forecaster.
+        plots: the same curve, or forecasts beside what came, as one HTML file.
     """
     from pathlib import Path
 
     from clusterheal.registry import Registry
     from clusterheal.settings import load_settings
-    from clusterheal_components.judging import evaluate_both
+    from clusterheal_components.judging import evaluate_both, plot_candidate
 
-    paths = Path(dataset.path), Path(model.path), Path(evaluation.path)
-    evaluate_both(*paths, metrics.log_metric, registry=Registry(load_settings().registry))
+    paths = Path(dataset.path), Path(model.path)
+    registry = Registry(load_settings().registry)
+    evaluate_both(*paths, Path(evaluation.path), metrics.log_metric, registry=registry)
+    plot_candidate(*paths, Path(plots.path), roc.log_roc_curve)

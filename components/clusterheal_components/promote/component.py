@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator,valid-type"
-"""Move the traffic to a version that did well in shadow, and watch it."""
+"""Move the traffic to a version that did well in shadow."""
 
 from kfp import dsl
 
@@ -8,7 +8,7 @@ from clusterheal_components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def promote(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdown]) -> str:
-    """Go on with the rollout that `shadow` began: canary where KServe has it, promotion, bake; back on any breach.
+    """Go on with the rollout that `shadow` began: canary where KServe has it, then promotion; back on any breach.
 
     Args:
         name: the served model, `anomaly-detector` or `predictive-analytics`.
@@ -17,7 +17,7 @@ def promote(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdow
         report: what was done, in words.
 
     Returns:
-        `promoted`.
+        `paused` when the version serves and `watch` is to decide whether it stays.
     """
     from pathlib import Path
 

@@ -21,6 +21,6 @@ def roll_out(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdo
     """
     from pathlib import Path
 
-    from clusterheal_components.releasing import promote_version
+    from clusterheal_components.releasing import watch_version
 
-    return promote_version(name, version, run_id, Path(report.path))
+    return watch_version(name, version, run_id, Path(report.path))

@@ -28,6 +28,9 @@ TokenFile = Annotated[Path | None, typer.Option(help="File with a bearer token f
 CaFile = Annotated[Path | None, typer.Option(help="CA bundle of the API.")]
 Image = Annotated[str | None, typer.Option(help="Image of all components, pinned by digest: NAME@sha256:...")]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML).")]
+Check = Annotated[
+    bool, typer.Option("--check/--no-check", help="First look for what the pods need: ConfigMap, Secret, GPUs.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +41,9 @@ def register(app: typer.Typer) -> None:
     def compile_everything(
         out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
         image: Image = None,
+        data_claim: Annotated[
+            str | None, typer.Option(help="PersistentVolumeClaim to mount at /data in every step, ReadWriteMany.")
+        ] = None,
         readmes: Annotated[
             Path, typer.Option(help="Also write the components' READMEs below this folder, if it exists.")
         ] = Path("components/clusterheal_components"),
@@ -48,7 +54,7 @@ def register(app: typer.Typer) -> None:
         """
         from clusterheal_pipelines.compiling import compile_all, write_readmes
 
-        made = compile_all(out, image=image)
+        made = compile_all(out, image=image, data_claim=data_claim)
         made += write_readmes(readmes) if readmes.is_dir() else []
         for path in made:
             typer.echo(str(path))
@@ -74,6 +80,7 @@ def register(app: typer.Typer) -> None:
         token_file: TokenFile = None,
         ca_file: CaFile = None,
         image: Image = None,
+        check: Check = True,
         config: Config = None,
     ) -> None:
         """Upload a pipeline where this version of it is missing, and start a run on the cluster.
@@ -84,7 +91,9 @@ def register(app: typer.Typer) -> None:
 
         with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
             account = settings.pipelines.service_account
-            run = submitting.submit(backend, name, package, parse_parameters(parameters or []), account=account)
+            given = submitting.checked_parameters(package, parse_parameters(parameters or []))
+            look_before(settings, given, check=check)
+            run = submitting.submit(backend, name, package, given, account=account)
         typer.echo(f"{run.get('run_id')} {run.get('state', 'PENDING')}")
 
     @pipeline.command("schedule")
@@ -99,6 +108,7 @@ def register(app: typer.Typer) -> None:
         token_file: TokenFile = None,
         ca_file: CaFile = None,
         image: Image = None,
+        check: Check = True,
         config: Config = None,
     ) -> None:
         """Have exactly one schedule for a pipeline: no catch-up, one run at a time. Safe to repeat.
@@ -107,11 +117,12 @@ def register(app: typer.Typer) -> None:
         """
         from clusterheal_pipelines import submitting
 
-        wanted = submitting.Schedule(
-            cron=cron, parameters=parse_parameters(parameters or []), pinned=pinned, enabled=not disabled
-        )
+        submitting.check_cron(cron)
         with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
             account = settings.pipelines.service_account
+            given = submitting.checked_parameters(package, parse_parameters(parameters or []))
+            look_before(settings, given, check=check)
+            wanted = submitting.Schedule(cron=cron, parameters=given, pinned=pinned, enabled=not disabled)
             limit = timedelta(seconds=wait)
             made, new = submitting.schedule(backend, name, package, wanted, account=account, wait=limit)
         typer.echo(f"{made.get('recurring_run_id')} {'created' if new else 'unchanged'}")
@@ -158,6 +169,38 @@ def connected(
         yield backend, settings
 
 
+def look_before(settings: Settings, parameters: dict[str, Any], *, check: bool) -> None:
+    """Refuse a run whose pods could not start; what cannot be looked at is said.
+
+    Raises:
+        InvalidInput: a ConfigMap, a Secret, a key or a GPU is missing.
+    """
+    import asyncio
+
+    from clusterheal_pipelines.preflight import Preflight, check_accelerators, preflight
+
+    from clusterheal.errors import InvalidInput
+    from clusterheal.kube.http import HttpCluster
+
+    check_accelerators(parameters)
+    if not check:
+        return
+    try:
+        cluster = HttpCluster.from_settings(settings.kubernetes)
+    except InvalidInput as exc:
+        typer.echo(f"not checked whether the pods could start: {exc}", err=True)
+        return
+
+    async def look() -> Preflight:
+        async with cluster:
+            return await preflight(cluster, settings.kubernetes.namespace, parameters)
+
+    seen = asyncio.run(look())
+    for line in seen.unseen:
+        typer.echo(f"not checked: {line}", err=True)
+    seen.require()
+
+
 @contextmanager
 def packaged(name: str, image: str | None) -> Iterator[Path]:
     """The compiled package of a pipeline, for as long as it is needed."""
@@ -185,10 +228,20 @@ def run_here(name: str, arguments: dict[str, Any], out: Path, timeout: float | N
     with tempfile.TemporaryDirectory() as aside:
         package = Path(name) if name.endswith(".yaml") else compile_pipeline(name, Path(aside, f"{name}.yaml"))
         limit = None if timeout is None else timedelta(seconds=timeout)
-        result = run_pipeline(package, arguments, out=out, on_step=_print_step, timeout=limit)
+        result = run_pipeline(package, arguments, out=out, env=_built_by(), on_step=_print_step, timeout=limit)
     typer.echo(f"{result.pipeline} {result.status} in {result.seconds:.0f} s: {result.out}")
     if result.status != "succeeded":
         raise PermanentError(result.error or "the run failed")
+
+
+def _built_by() -> dict[str, str]:
+    """What registered versions say they were made with, unless the environment says it already."""
+    import os
+
+    from clusterheal.local.runner_source import checkout_commit
+
+    commit = None if "CLUSTERHEAL_BUILD__GIT_COMMIT" in os.environ else checkout_commit()
+    return {} if commit is None else {"CLUSTERHEAL_BUILD__GIT_COMMIT": commit}
 
 
 def _print_step(step: Step) -> None:

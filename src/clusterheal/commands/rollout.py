@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from clusterheal.contracts import ModelInputs
     from clusterheal.rollout import RolloutResult, StepRecord
     from clusterheal.settings import Settings
 
@@ -24,6 +23,10 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Dataset (folder or s3:// URL) whose newest windows compare both models.")
         ] = None,
         windows: Annotated[int, typer.Option(help="How many windows of --replay, a day's share apart.", min=1)] = 24,
+        live: Annotated[
+            bool, typer.Option("--live", help="Also compare and watch on the newest metrics, asked of Prometheus.")
+        ] = False,
+        prometheus_url: Annotated[str | None, typer.Option(help="Prometheus for --live, root URL.")] = None,
         strategy: Annotated[str | None, typer.Option(help="auto, shadow, canary or direct.")] = None,
         bake: Annotated[float | None, typer.Option(help="Seconds to watch the version after the switch.")] = None,
         ready_timeout: Annotated[float | None, typer.Option(help="Seconds until it must answer.")] = None,
@@ -45,10 +48,11 @@ def register(app: typer.Typer) -> None:
             "rollout": {"strategy": strategy, "bake": bake, "ready_timeout": ready_timeout},
             "kubernetes": {"namespace": namespace, "kubeconfig": kubeconfig},
             "registry": {"url": registry_url},
+            "prometheus": {"url": prometheus_url},
         }
         settings = load_settings(config, overrides)
         configure_logging(settings.log)
-        result = _run(settings, name, version, replay, windows)
+        result = _run(settings, name, version, replay, windows, live)
         typer.echo(str(result).splitlines()[0])
         if result.reason:
             typer.echo(f"reason: {result.reason}", err=True)
@@ -56,14 +60,18 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(1)
 
 
-def _run(settings: Settings, name: str, version: str | None, replay: str | None, windows: int) -> RolloutResult:
+def _run(
+    settings: Settings, name: str, version: str | None, replay: str | None, windows: int, live: bool
+) -> RolloutResult:
     import asyncio
+    from contextlib import nullcontext
 
     from clusterheal.clock import SystemClock
     from clusterheal.errors import InvalidInput
     from clusterheal.kube.http import HttpCluster
     from clusterheal.registry import Registry, State
     from clusterheal.rollout import roll_out
+    from clusterheal.rollout.windows import live_windows, replay_windows
 
     registry = Registry(settings.registry)
     if version is not None:
@@ -74,31 +82,19 @@ def _run(settings: Settings, name: str, version: str | None, replay: str | None,
             raise InvalidInput(f"the registry has no candidate of {name!r}; train one, or name a --version")
         wanted = candidates[-1]
     inputs = replay_windows(replay, windows, settings) if replay is not None else None
+    clock = SystemClock()
 
     async def work() -> RolloutResult:
-        async with HttpCluster.from_settings(settings.kubernetes) as cluster:
-            return await roll_out(cluster, registry, wanted, settings, SystemClock(), windows=inputs, on_step=_print)
+        async with (
+            HttpCluster.from_settings(settings.kubernetes) as cluster,
+            live_windows(settings, clock) if live else nullcontext() as newest,
+        ):
+            return await roll_out(
+                cluster, registry, wanted, settings, clock, windows=inputs, live=newest, on_step=_print
+            )
 
     return asyncio.run(work())
 
 
 def _print(step: StepRecord) -> None:
     typer.echo(f"{'ok  ' if step.ok else 'FAIL'} {step.name:<12} {step.seconds:6.1f} s  {step.detail}")
-
-
-def replay_windows(dataset: str, count: int, settings: Settings) -> list[ModelInputs]:
-    """`count` windows over the dataset's last day, all entities each, oldest first.
-
-    Raises:
-        InvalidInput: no such dataset.
-    """
-    from clusterheal.contracts import model_inputs
-    from clusterheal.metrics.dataset import Dataset
-
-    opened = Dataset.open(dataset, settings.dataset)
-    window = opened.contract.window
-    panel = opened.panel()
-    last = len(panel.timestamps) - 1
-    reach = min(window.season_steps, max(last - window.recent_steps, 0))
-    steps = sorted({last - round(reach * i / count) for i in range(count)})
-    return [model_inputs(panel, origin=origin) for origin in steps]

@@ -15,7 +15,7 @@ from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal.registry import versions as names
 from clusterheal.registry.client import Conflict, RegistryClient
 from clusterheal.registry.storage import PackageStore, Stored, open_store
-from clusterheal.registry.versions import Lineage, ModelVersion, Property, State, version_name, version_number
+from clusterheal.registry.versions import Lineage, ModelVersion, Property, State, version_number
 from clusterheal.settings import RegistrySettings
 
 log = logging.getLogger(__name__)
@@ -93,16 +93,21 @@ class Registry:
         """The version that was in service before, to go back to."""
         return self._latest(name, State.PREVIOUS)
 
-    def set_state(self, name: str, version: str, state: State) -> ModelVersion:
+    def set_state(
+        self, name: str, version: str, state: State, *, properties: Mapping[str, Property] | None = None
+    ) -> ModelVersion:
         """Move a version to `state`. The one that was in service becomes `previous` when another takes its place.
+
+        `properties` are written with it; being served clears why an earlier rollout took the version back.
 
         Raises:
             InvalidInput: no such version, or a rejected or archived one is to be served.
         """
+        extra = _checked(properties or {})
         wanted = self.get(name, version)
         if state in (State.SERVING, State.SHADOW) and wanted.state in (State.REJECTED, State.ARCHIVED):
             raise InvalidInput(f"{name} {version} is {wanted.state.value} and cannot become {state.value}")
-        changed = wanted if wanted.state is state else self._write_state(wanted, state)
+        changed = wanted if wanted.state is state and not extra else self._write_state(wanted, state, extra)
         if state is State.SERVING:
             # Newest first: if this is cut off here, `current` still answers with the newer of the two.
             for other in self._in_state(name, State.SERVING):
@@ -155,7 +160,7 @@ class Registry:
         return str(model.id)
 
     def _begin(self, package: ModelPackage, model_id: str, extra: Mapping[str, Property], state: State) -> Any:
-        """Store the package, then claim its version; a number that somebody else claimed is skipped."""
+        """Find the package a place, then claim the version; a number that somebody else claimed is skipped."""
         taken = [version_number(v.name) or 0 for v in self._raw_versions(model_id)]
         stored = self._store.put(package, at_least=max(taken, default=0) + 1)
         while True:
@@ -173,7 +178,7 @@ class Registry:
     def _elsewhere(self, package: ModelPackage, stored: Stored) -> Stored:
         if stored.created:
             self._store.remove(package.name, stored.version)
-        return self._store.put_at(package, version_name((version_number(stored.version) or 0) + 1))
+        return self._store.put(package, at_least=(version_number(stored.version) or 0) + 1)
 
     def _undo(self, package: ModelPackage, model_id: str, stored: Stored) -> None:
         """Leave nothing behind, unless the claim got through although its answer did not."""
@@ -219,14 +224,20 @@ class Registry:
             if self._artifact(raw) is None:
                 raise
 
-    def _write_state(self, version: ModelVersion, state: State) -> ModelVersion:
+    def _write_state(
+        self, version: ModelVersion, state: State, extra: Mapping[str, Property] | None = None
+    ) -> ModelVersion:
         from mr_openapi import ModelVersionState
 
         raw = self._client.call(lambda api: api.get_model_version_by_id(version.version_id))
         if raw is None:
             raise InvalidInput(f"{version.name} {version.version} is gone from the registry")
-        since = self._clock.now().isoformat()
-        raw.custom_properties = {**(raw.custom_properties or {}), names.STATE: state.value, names.STATE_SINCE: since}
+        kept = dict(raw.custom_properties or {})
+        if state is not version.state:
+            kept |= {names.STATE: state.value, names.STATE_SINCE: self._clock.now().isoformat()}
+        if state is State.SERVING:
+            kept = {k: v for k, v in kept.items() if k not in (names.ROLLBACK_HOLDER, names.ROLLBACK_REASON)}
+        raw.custom_properties = {**kept, **(extra or {})}
         raw.state = ModelVersionState.ARCHIVED if state is State.ARCHIVED else ModelVersionState.LIVE
         self._client.call(lambda api: api.upsert_model_version(raw))
         log.info("state changed", extra={"model": version.name, "version": version.version, "state": state.value})

@@ -38,7 +38,10 @@ class PackageStore(Protocol):
     """What the registry needs of a place to keep packages in."""
 
     def put(self, package: ModelPackage, *, at_least: int) -> Stored:
-        """Store under the first free number >= `at_least`; the same package is stored once.
+        """The first free number >= `at_least`, or the one that the same package has already.
+
+        A store that can claim a number for good stores the package at once; another only names the number, and
+        `put_at` stores it after the registry has let this caller alone have the version.
 
         Raises:
             PermanentError: no space, no permission.
@@ -181,8 +184,8 @@ def _uri(path: Path) -> str:
 class S3Store:
     """Packages in an object store. The manifest is written last: a folder without one is no package.
 
-    An object store has no rename, so two writers of one model at the same moment could pick the same number;
-    the training pipelines run one at a time, and a package is verified after it was written.
+    Nothing in an object store is atomic that all of them have: conditional writes came late to S3, other stores lack
+    them, and so does pyarrow. So a number is not claimed here but in the registry, which has a version's name once.
     """
 
     def __init__(self, url: str, *, endpoint: str | None = None, ca_file: Path | None = None) -> None:
@@ -203,8 +206,8 @@ class S3Store:
         for version, sha in taken.items():
             if sha == package.sha256:
                 return Stored(version=version, uri=self._uri(package.name, version), created=False)
-        number = max([at_least, *(1 + (version_number(v) or 0) for v in taken)])
-        return self.put_at(package, version_name(number))
+        version = version_name(max([at_least, *(1 + (version_number(v) or 0) for v in taken)]))
+        return Stored(version=version, uri=self._uri(package.name, version), created=False)
 
     def put_at(self, package: ModelPackage, version: str) -> Stored:
         there = self._versions(package.name).get(version)

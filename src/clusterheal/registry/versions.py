@@ -18,6 +18,8 @@ STATE = "state"
 STATE_SINCE = "state_since"
 CONTRACT = "contract_sha256"
 PACKAGE = "package_sha256"
+ROLLBACK_HOLDER = "rollback_holder"
+ROLLBACK_REASON = "rollback_reason"
 RESERVED = frozenset({STATE, STATE_SINCE, CONTRACT, PACKAGE})
 
 _VERSION = re.compile(r"^v(\d{6,})$")

@@ -17,7 +17,7 @@ from clusterheal.contracts.requests import Tensor, golden_tensors
 from clusterheal.errors import ClusterhealError, InvalidInput
 from clusterheal.inference.client import InferenceClient
 from clusterheal.kube.ports import Cluster, Manifest
-from clusterheal.registry.versions import ModelVersion, State
+from clusterheal.registry.versions import ROLLBACK_HOLDER, ROLLBACK_REASON, ModelVersion, Property, State
 from clusterheal.rollout.probe import Connect
 from clusterheal.rollout.result import OnStep, RolloutOutcome, RolloutResult
 from clusterheal.rollout.service import Service, placement_of
@@ -29,11 +29,12 @@ from clusterheal.rollout.state import (
     RolloutState,
     Step,
 )
-from clusterheal.rollout.steps import Rollout
+from clusterheal.rollout.steps import Live, Rollout
 from clusterheal.settings import InferenceSettings, Settings
 
 log = logging.getLogger(__name__)
 
+MOST_REASON = 1000  # characters kept in the registry
 SAMPLE_REPEATS = 20  # of the sample request, where no windows are given: enough for a latency
 
 
@@ -42,7 +43,9 @@ class RolloutRegistry(Protocol):
 
     def current(self, name: str) -> ModelVersion | None: ...
 
-    def set_state(self, name: str, version: str, state: State) -> ModelVersion: ...
+    def set_state(
+        self, name: str, version: str, state: State, *, properties: Mapping[str, Property] | None = None
+    ) -> ModelVersion: ...
 
     def fetch(self, version: ModelVersion, into: Path) -> ModelPackage: ...
 
@@ -71,6 +74,14 @@ class _Wanted:
         return Placement(uri=self.version.uri, labels=labels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """What candidate and incumbent are asked."""
+
+    windows: Sequence[Mapping[str, Tensor]]
+    live: Live | None
+
+
 async def roll_out(
     cluster: Cluster,
     registry: RolloutRegistry,
@@ -79,18 +90,20 @@ async def roll_out(
     clock: Clock,
     *,
     windows: Sequence[ModelInputs] | None = None,
+    live: Live | None = None,
     connect: Connect = connect_client,
     on_step: OnStep | None = None,
     holder: str | None = None,
-    shadow_only: bool = False,
+    stop_after: Step | None = None,
 ) -> RolloutResult:
     """Roll `version` out to the InferenceService of its name in `settings.kubernetes.namespace`.
 
     Where something is in service, the candidate is first scored beside it on `windows` (default: the package's
-    sample request). A failure at any point goes back to what was served; the result says so. A rollout that was
-    killed is taken over by the next call once its lease is over: the same version goes on where it stood, another
-    one first undoes it. Every registry call runs in a thread. `shadow_only` stops before any traffic moves, with the
-    outcome `paused`; the next call with the same `holder` goes on from there.
+    sample request) and on the window that `live` gives at that moment; while it is watched, too. A failure at any
+    point goes back to what was served; the result says so, and the registry keeps the reason with the version. A
+    rollout that was killed is taken over by the next call once its lease is over: the same version goes on where it
+    stood, another one first undoes it. Every registry call runs in a thread. `stop_after` ends the call after that
+    step with the outcome `paused`; the next call with the same `holder` goes on from there.
 
     Raises:
         InvalidInput: the version was rejected or archived.
@@ -113,8 +126,11 @@ async def roll_out(
             lease=settings.rollout.lease,
             clock=clock,
         )
-        rollout = await _begin(cluster, service, wanted, settings, clock, windows, connect, on_step or (lambda _: None))
-        return await _drive(rollout, registry, version, shadow_only=shadow_only)
+        compared = _Compared(windows=_tensors(windows, package), live=live)
+        rollout = await _begin(
+            cluster, service, wanted, settings, clock, compared, connect, on_step or (lambda _: None)
+        )
+        return await _drive(rollout, registry, version, stop_after=stop_after)
 
 
 async def _begin(
@@ -123,7 +139,7 @@ async def _begin(
     wanted: _Wanted,
     settings: Settings,
     clock: Clock,
-    windows: Sequence[ModelInputs] | None,
+    compared: _Compared,
     connect: Connect,
     on_step: OnStep,
 ) -> Rollout:
@@ -138,7 +154,8 @@ async def _begin(
             inference=settings.inference,
             clock=clock,
             connect=connect,
-            windows=_tensors(windows, wanted.package),
+            windows=compared.windows,
+            live=compared.live,
             state=state,
             on_step=on_step,
         )
@@ -185,7 +202,7 @@ def _beginning(
 
 
 async def _drive(
-    rollout: Rollout, registry: RolloutRegistry, version: ModelVersion, *, shadow_only: bool
+    rollout: Rollout, registry: RolloutRegistry, version: ModelVersion, *, stop_after: Step | None
 ) -> RolloutResult:
     """Step after step until the version is in service, or the one before is again."""
     handlers = {
@@ -196,32 +213,54 @@ async def _drive(
     }
     try:
         while (step := rollout.state.step) in handlers:
-            if shadow_only and step is not Step.SHADOW:
-                previous = rollout.state.previous
-                serving = None if previous is None else previous.version or previous.uri
-                return _result(rollout, version, RolloutOutcome.PAUSED, serving=serving)
+            if stop_after is not None and step.comes_after(stop_after):
+                rollout.state = await rollout.service.hand_over(rollout.state, rollout.settings.handover)
+                return _paused(rollout, version)
             log.info("rollout step", extra={"model": version.name, "version": version.version, "step": step.value})
+            if step is Step.SHADOW and version.state is State.CANDIDATE:
+                await asyncio.to_thread(registry.set_state, version.name, version.version, State.SHADOW)
             await handlers[step]()
     except RolloutBusy:
         raise  # somebody else has it now: nothing may be written any more
     except ClusterhealError as exc:
-        return await _back(rollout, version, str(exc))
+        return await _back(rollout, registry, version, str(exc))
     if rollout.state.step is Step.ROLL_BACK:
-        return await _back(rollout, version, rollout.state.reason or "its rollout was cut off")
+        return await _back(rollout, registry, version, rollout.state.reason or "its rollout was cut off")
     await asyncio.to_thread(registry.set_state, version.name, version.version, State.SERVING)
     await rollout.service.release(rollout.state.target)
     log.info("rolled out", extra={"model": version.name, "version": version.version})
     return _result(rollout, version, RolloutOutcome.PROMOTED, serving=version.version)
 
 
-async def _back(rollout: Rollout, version: ModelVersion, reason: str) -> RolloutResult:
+def _paused(rollout: Rollout, version: ModelVersion) -> RolloutResult:
+    state = rollout.state
+    placed = state.target if state.step is Step.BAKE else state.previous
+    serving = None if placed is None else placed.version or placed.uri
+    return _result(rollout, version, RolloutOutcome.PAUSED, serving=serving)
+
+
+async def _back(rollout: Rollout, registry: RolloutRegistry, version: ModelVersion, reason: str) -> RolloutResult:
     log.warning("rolling back", extra={"model": version.name, "version": version.version, "reason": reason})
     previous = rollout.state.previous
     problem = await rollout.roll_back(reason)
     serving = None if previous is None or problem is not None else previous.version or previous.uri
     gone_back = serving is not None and previous is not None and previous.uri != rollout.state.target.uri
     outcome = RolloutOutcome.ROLLED_BACK if gone_back else RolloutOutcome.FAILED
-    return _result(rollout, version, outcome, serving=serving, reason="; ".join(filter(None, (reason, problem))))
+    unrecorded = await _record(registry, version, rollout.state.holder, reason)
+    said = "; ".join(filter(None, (reason, problem, unrecorded)))
+    return _result(rollout, version, outcome, serving=serving, reason=said)
+
+
+async def _record(registry: RolloutRegistry, version: ModelVersion, holder: str, reason: str) -> str | None:
+    """Keep with the version who took it back and why; what went wrong with that, which undoes nothing."""
+    state = State.CANDIDATE if version.state is State.SHADOW else version.state
+    noted = {ROLLBACK_HOLDER: holder, ROLLBACK_REASON: reason[:MOST_REASON]}
+    try:
+        await asyncio.to_thread(registry.set_state, version.name, version.version, state, properties=noted)
+    except ClusterhealError as exc:
+        log.warning("the registry does not know of the rollback", extra={"model": version.name, "reason": str(exc)})
+        return f"the registry could not be told: {exc}"
+    return None
 
 
 def _result(

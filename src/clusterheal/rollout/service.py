@@ -120,6 +120,13 @@ class Service:
         await self._fenced(placement_of(found), state, canary_of(found))
         return state
 
+    async def hand_over(self, state: RolloutState, within: timedelta) -> RolloutState:
+        """Keep the lease for `within`, in which the same holder's next step is to go on."""
+        found = await self._held()
+        state = replace(self._renewed(state), expires=self._clock.now() + within)
+        await self._fenced(placement_of(found), state, canary_of(found))
+        return state
+
     async def release(self, placement: Placement | None) -> None:
         """Serve `placement` and drop the state: the rollout is over."""
         found = await self._held()

@@ -34,6 +34,10 @@ class Step(StrEnum):
     FINISH = "finish"
     ROLL_BACK = "roll-back"
 
+    def comes_after(self, other: Step) -> bool:
+        order = list(Step)
+        return order.index(self) > order.index(other)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from clusterheal.clock import Clock
-from clusterheal.contracts import ModelPackage
+from clusterheal.contracts import FeatureContract, ModelInputs, ModelPackage
 from clusterheal.contracts.requests import Tensor
 from clusterheal.errors import ClusterhealError
 from clusterheal.kube.ports import Cluster, Manifest
@@ -37,8 +38,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BAKE_WINDOWS = 8  # per look, so that a look takes seconds
+BAKE_WINDOWS = 8  # replayed ones per look, so that a look takes seconds
 BAD_ROUNDS = 2  # in a row: one lost request while a pod moves is no reason to go back
+LIVE_SECONDS = 20.0  # for the newest window; then it is looked without it
+
+Live = Callable[[FeatureContract], Awaitable[ModelInputs]]
+"""Gives the newest window of every entity for a contract."""
+
 QUICK = {"attempts": 1, "timeout": timedelta(seconds=5)}  # while watching: a breach must show within a minute
 
 
@@ -56,6 +62,7 @@ class Rollout:
     windows: Sequence[Mapping[str, Tensor]]
     state: RolloutState
     on_step: OnStep
+    live: Live | None = None
     records: list[StepRecord] = field(default_factory=list)
     url: str | None = None
 
@@ -141,20 +148,38 @@ class Rollout:
         Raises:
             StepFailed: the candidate is worse than allowed.
         """
-        theirs = await self._incumbent_round(incumbent_url)
-        mine = await self._play(candidate_url, self.inference)
+        live, said = await self._live_window()
+        windows = [*self.windows, *live]
+        theirs = await self._incumbent_round(incumbent_url, windows)
+        mine = await self._play(candidate_url, self.inference, windows)
         baseline = Baseline() if theirs is None else Baseline(p99=theirs.p99, alarm_rate=theirs.alarm_rate)
         share = None if theirs is None else agreement(self.package.name, mine, theirs)
         found = breaches(mine, baseline, self.settings) + disagreement(share, self.settings)
         if found:
             raise StepFailed(f"worse in shadow: {'; '.join(found)}")
         if theirs is None:
-            return baseline, f"{len(mine.answers)} windows; the incumbent serves another contract or does not answer"
+            return baseline, f"{len(mine.answers)} windows{said}; the incumbent serves another contract or is silent"
         p99 = "unmeasured" if mine.p99 is None else f"{mine.p99 * 1000:.0f} ms"
         agreed = "nothing to compare" if share is None else f"{share:.1%} agreement with the incumbent"
-        return baseline, f"{len(mine.answers)} windows, {agreed}, p99 {p99}"
+        return baseline, f"{len(mine.answers)} windows{said}, {agreed}, p99 {p99}"
 
-    async def _incumbent_round(self, url: str | None) -> Round | None:
+    async def _live_window(self) -> tuple[list[Mapping[str, Tensor]], str]:
+        """The newest window, if metrics can be had now, and how it went in words. Without it the replayed ones do."""
+        if self.live is None:
+            return [], ""
+        try:
+            async with asyncio.timeout(LIVE_SECONDS):
+                newest = await self.live(self.package.contract)
+        except TimeoutError:
+            return [], f" (none of them live: no metrics within {LIVE_SECONDS:g} s)"
+        except ClusterhealError as exc:
+            log.warning("no live window", extra={"model": self.package.name, "reason": str(exc)})
+            return [], f" (none of them live: {exc})"
+        if not newest.entity:
+            return [], " (none of them live: no entity has samples now)"
+        return [newest.tensors()], " (one of them live)"
+
+    async def _incumbent_round(self, url: str | None, windows: Sequence[Mapping[str, Tensor]]) -> Round | None:
         """None when the incumbent cannot answer the candidate's windows."""
         if url is None:
             return None
@@ -166,12 +191,12 @@ class Rollout:
                 return None
         if metadata.contract_sha256 != self.package.contract.sha256:
             return None
-        played = await self._play(url, self.inference)
+        played = await self._play(url, self.inference, windows)
         return played if played.seconds else None
 
-    async def _play(self, url: str, inference: InferenceSettings, *, limit: int | None = None) -> Round:
+    async def _play(self, url: str, inference: InferenceSettings, windows: Sequence[Mapping[str, Tensor]]) -> Round:
         async with self.connect(url, self.package.contract, inference) as client:
-            return await play(client, self.package.name, self.windows[:limit], keep=self._keep)
+            return await play(client, self.package.name, windows, keep=self._keep)
 
     async def _watch(self, duration: timedelta, *, expected: str | None) -> int:
         """Look again and again for `duration`; the number of looks. `expected`: the package that must answer.
@@ -204,7 +229,8 @@ class Rollout:
                 problem = await identity_problem(client, self.package)
             if problem is not None:
                 return [problem]
-        played = await self._play(url, quick, limit=BAKE_WINDOWS)
+        live, _ = await self._live_window()
+        played = await self._play(url, quick, [*self.windows[-BAKE_WINDOWS:], *live])
         return breaches(played, self.state.baseline, self.settings)
 
     async def _serving(self, service: Service, sha256: str | None) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -200,9 +200,11 @@ class Versions:
     def current(self, name: str) -> ModelVersion | None:
         return next((v for v in self.versions.values() if v.state is State.SERVING), None)
 
-    def set_state(self, name: str, version: str, state: State) -> ModelVersion:
+    def set_state(
+        self, name: str, version: str, state: State, *, properties: Mapping[str, Any] | None = None
+    ) -> ModelVersion:
         before = self.current(name)
-        if before is not None:
+        if state is State.SERVING and before is not None:
             self.versions[before.version] = replace(before, state=State.PREVIOUS)
         self.versions[version] = replace(self.versions[version], state=state)
         return self.versions[version]

@@ -210,6 +210,19 @@ def test_state_changes_keep_the_other_properties(registry: Registry, make_packag
     assert changed.package_sha256 == version.package_sha256
 
 
+def test_why_a_rollout_took_a_version_back_is_kept_until_it_is_served(registry: Registry, make_package: Make) -> None:
+    version = registry.register(make_package()).version
+    registry.set_state(DETECTOR, version, State.SHADOW)
+    noted = {"rollback_holder": "run-1", "rollback_reason": "worse in shadow"}
+    back = registry.set_state(DETECTOR, version, State.CANDIDATE, properties=noted)
+    assert {key: back.properties[key] for key in noted} == noted
+    again = registry.set_state(DETECTOR, version, State.CANDIDATE, properties={**noted, "rollback_holder": "run-2"})
+    assert again.properties["rollback_holder"] == "run-2"
+    assert again.state_since == back.state_since
+    served = registry.set_state(DETECTOR, version, State.SERVING)
+    assert not set(noted) & set(served.properties)
+
+
 @pytest.mark.parametrize(
     "properties", [{"state": "serving"}, {"mase": float("nan")}, {"mase": float("inf")}, {"list": [1]}, {"none": None}]
 )

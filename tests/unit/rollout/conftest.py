@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,11 +98,14 @@ class Registry:
     def current(self, name: str) -> ModelVersion | None:
         return next((v for v in self.versions.values() if v.state is State.SERVING), None)
 
-    def set_state(self, name: str, version: str, state: State) -> ModelVersion:
+    def set_state(
+        self, name: str, version: str, state: State, *, properties: Mapping[str, Any] | None = None
+    ) -> ModelVersion:
         for other in self.versions.values():
             if state is State.SERVING and other.state is State.SERVING:
                 self.versions[other.version] = replace(other, state=State.PREVIOUS)
-        self.versions[version] = replace(self.versions[version], state=state)
+        kept = {**self.versions[version].properties, **(properties or {})}
+        self.versions[version] = replace(self.versions[version], state=state, properties=kept)
         return self.versions[version]
 
     def fetch(self, version: ModelVersion, into: Path) -> ModelPackage:

@@ -13,6 +13,7 @@ from clusterheal.commands import rollout as command
 from clusterheal.contracts import FeaturePanel
 from clusterheal.metrics.dataset import Dataset
 from clusterheal.rollout import RolloutOutcome, RolloutResult, StepRecord
+from clusterheal.rollout.windows import replay_windows
 from clusterheal.settings import Settings
 
 from .conftest import make_contract
@@ -78,11 +79,14 @@ def test_replayed_windows_spread_over_the_newest_season(monkeypatch: pytest.Monk
         def __init__(self) -> None:
             self.contract = contract
 
-        def panel(self) -> FeaturePanel:
+        def extents(self) -> list[Any]:
+            return []
+
+        def panel(self, *, start_ns: int | None) -> FeaturePanel:
             return panel
 
     monkeypatch.setattr(Dataset, "open", staticmethod(lambda *args: Opened()))
-    windows = command.replay_windows("anywhere", 4, Settings())
+    windows = replay_windows("anywhere", 4, Settings())
     origins = [int(w.timestamp[0] // contract.step_ns) for w in windows]
     assert origins == [30, 33, 36, 39]
     assert windows[-1].recent[0, -1].tolist() == [78.0, 79.0]

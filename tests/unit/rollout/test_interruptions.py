@@ -200,7 +200,7 @@ async def test_a_holder_that_overslept_its_lease_writes_nothing_more(packages: P
     taken: list[RolloutResult] = []
 
     async def oversleep() -> None:
-        if not taken and world.registry.states()["v000002"] == "candidate":
+        if not taken and world.registry.states()["v000002"] == "shadow":
             world.clock.meanwhile.remove(oversleep)
             world.clock.time += timedelta(seconds=61)
             taken.append(await go(world, world.cluster, quick, "v000001", holder="second"))
@@ -217,8 +217,12 @@ async def test_a_registry_that_fails_at_the_end_is_asked_again_by_the_next_rollo
 ) -> None:
     world = await fresh(packages, quick)
 
+    real = world.registry.set_state
+
     def down(name: str, version: str, state: State) -> ModelVersion:
-        raise PermanentError("registry answered 500")
+        if state is State.SERVING:
+            raise PermanentError("registry answered 500")
+        return real(name, version, state)
 
     with monkeypatch.context() as patched:
         patched.setattr(world.registry, "set_state", down)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from clusterheal.contracts import ModelPackage
-from clusterheal.errors import InvalidInput
+from clusterheal.contracts import FeatureContract, ModelInputs, ModelPackage
+from clusterheal.errors import InvalidInput, RetryableError
 from clusterheal.kube.ports import PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
 from clusterheal.registry.versions import State
-from clusterheal.rollout import RolloutOutcome, RolloutResult, roll_out
+from clusterheal.rollout import RolloutOutcome, RolloutResult, Step, roll_out
 from clusterheal.rollout.state import ANNOTATION, VERSION_LABEL
 from clusterheal.settings import Settings
 
@@ -174,6 +175,7 @@ async def test_a_fault_leaves_the_version_before_in_service(
     assert await world.service("anomaly-detector-shadow") is None
     states = world.registry.states()
     assert (states["v000001"], states[version]) == ("serving", "candidate")
+    assert reason in str(world.registry.versions[version].properties["rollback_reason"])
 
 
 async def test_a_breach_while_watched_is_undone_within_a_minute(
@@ -185,6 +187,82 @@ async def test_a_breach_while_watched_is_undone_within_a_minute(
     breach = world.faults.fails_after["v000002"]
     assert result.outcome is RolloutOutcome.ROLLED_BACK
     assert world.clock.monotonic() - breach < 60
+
+
+async def test_a_rollout_that_is_told_to_stops_after_a_step_and_goes_on_from_there(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await in_service(world, settings, packages)
+    shadowed = await go(world, settings, "v000002", holder="run-1", stop_after=Step.SHADOW)
+    assert (shadowed.outcome, shadowed.serving) == (RolloutOutcome.PAUSED, "v000001")
+    assert world.registry.states()["v000002"] == "shadow"
+    for _ in range(2):  # a step that is repeated because its pod was lost finds its work done
+        promoted = await go(world, settings, "v000002", holder="run-1", stop_after=Step.PROMOTE)
+        assert (promoted.outcome, promoted.serving) == (RolloutOutcome.PAUSED, "v000002")
+        assert await world.served_version() == "v000002"
+        assert world.registry.states()["v000001"] == "serving"  # not before it has been watched
+    assert promoted.steps == ()
+    watched = await go(world, settings, "v000002", holder="run-1")
+    assert watched.outcome is RolloutOutcome.PROMOTED
+    assert [s.name for s in watched.steps] == ["bake"]
+    assert world.registry.states()["v000002"] == "serving"
+
+
+async def test_a_registry_that_is_down_does_not_keep_a_breach_from_being_undone(
+    world: World, settings: Settings, packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_service(world, settings, packages)
+    real = world.registry.set_state
+
+    def down(name: str, version: str, state: State, **kwargs: Any) -> Any:
+        if kwargs:
+            raise RetryableError("registry answered 503")
+        return real(name, version, state)
+
+    monkeypatch.setattr(world.registry, "set_state", down)
+    result = await go(world, settings, "v000003")
+    assert result.outcome is RolloutOutcome.ROLLED_BACK
+    assert "the registry could not be told: registry answered 503" in (result.reason or "")
+    assert await world.served_version() == "v000001"
+
+
+def _newest(world: World, packages: Packages, asked: list[float]) -> Any:
+    window = ModelInputs(
+        recent=np.ones((1, 6, 2), np.float32),
+        seasonal=np.ones((1, 1, 4, 2), np.float32),
+        timestamp=np.array([1], np.int64),
+        entity=("node/a",),
+    )
+
+    async def newest(contract: FeatureContract) -> ModelInputs:
+        assert contract == packages["v000001"].contract
+        asked.append(world.clock.monotonic())
+        return window
+
+    return newest
+
+
+async def test_the_newest_window_is_compared_and_watched_too(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    await in_service(world, settings, packages)
+    asked: list[float] = []
+    result = await go(world, settings, "v000002", live=_newest(world, packages, asked))
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+    assert "21 windows (one of them live), 100.0% agreement" in result.steps[1].detail
+    assert len(asked) > 20  # once in shadow, then at every look of the half minute
+
+
+async def test_without_metrics_the_replayed_windows_do_and_the_report_says_so(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    async def down(contract: FeatureContract) -> ModelInputs:
+        raise RetryableError("prometheus does not answer")
+
+    await in_service(world, settings, packages)
+    result = await go(world, settings, "v000002", live=down)
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+    assert "20 windows (none of them live: prometheus does not answer)" in result.steps[1].detail
 
 
 async def test_without_a_version_before_a_failed_candidate_leaves_nothing(

@@ -1,0 +1,5 @@
+"""Component `watch`: see README.md."""
+
+from clusterheal_components.watch.component import watch
+
+__all__ = ["watch"]
