@@ -5,7 +5,7 @@ PY := .venv/bin/python
 SEEDS ?= 1000
 DEMO ?=
 
-.PHONY: help setup demo test lint compile simulate lock clean
+.PHONY: help setup demo test lint compile monitoring simulate lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,9 @@ lint: setup ## formatting, lint, types, import rules
 
 compile: setup ## regenerate pipelines/compiled and the components' READMEs
 	@.venv/bin/clusterheal pipeline compile
+
+monitoring: setup ## regenerate service level rules and dashboards from scripts/monitoring
+	@$(PY) -m scripts.monitoring
 
 simulate: setup ## the engine under seeded faults: SEEDS=1000
 	@$(PY) -m clusterheal.local.simulation --seeds $(SEEDS)

@@ -69,7 +69,8 @@ class PackagedModel(Model):  # type: ignore[misc]
         INFO.labels(runtime.name, runtime.version, runtime.package.sha256, runtime.package.contract.sha256).set(1)
         if (until := runtime.trained_until) is not None:
             TRAINED_UNTIL.labels(runtime.name).set(until)
-        REQUESTS.labels(runtime.name)  # from 0 on: a counter that appears with the value 1 has not increased
+        for metric in (REQUESTS, ROWS, SECONDS):  # from 0 on: a counter that appears with the value 1 has not increased
+            metric.labels(runtime.name)
         for reason in REASONS:
             ERRORS.labels(runtime.name, reason)
 

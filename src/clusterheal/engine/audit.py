@@ -22,6 +22,7 @@ from clusterheal.engine.world import World
 log = logging.getLogger(__name__)
 audit = logging.getLogger("clusterheal.audit")
 
+STAGES = ("decide", "act", "end")
 WARNING_STATES = frozenset({IncidentState.ESCALATED, IncidentState.ROLLED_BACK})
 EventSink = Callable[[Record, str, str, str], Awaitable[None]]
 """`(incident, type, reason, message)`: writes a Kubernetes Event."""
@@ -158,3 +159,5 @@ def _start_at_zero(metrics: EngineMetrics) -> None:
         for verdict in Verdict:
             metrics.outcomes.labels(action, verdict.value)
     metrics.signals.labels(SignalSource.ALERT.value, "unmapped")
+    for stage in STAGES:
+        metrics.time_to.labels(stage)
