@@ -175,6 +175,13 @@ class EngineSettings(Section):
     )
     forecaster_url: AnyHttpUrl | None = Field(None, description="root URL of the predictive-analytics predictor")
     alert_token_file: Path | None = Field(None, description="shared token that Alertmanager sends")
+    poll_alerts: bool = Field(
+        True,
+        description="read firing alerts and GPU errors from Prometheus, which also brings the platform's own alerts",
+    )
+    alertmanager_url: AnyHttpUrl | None = Field(
+        None, description="Alertmanager to ask for silences, with Prometheus' credentials; None: silences are not known"
+    )
     confidence_floor: float = Field(0.8, ge=0, le=1, description="AI below this never acts")
     allow_anonymous: bool = Field(False, description="development only: API without tokens, on loopback alone")
     tls_cert_file: Path | None = Field(None, description="certificate to serve TLS with; None: plain HTTP")

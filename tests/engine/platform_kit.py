@@ -12,6 +12,7 @@ from clusterheal.contracts import IncidentState
 from clusterheal.engine.codec import decode, format_time
 from clusterheal.engine.engine import Engine, Parts
 from clusterheal.engine.lease import LeaseTimes
+from clusterheal.engine.quantities import quantity
 from clusterheal.engine.records import Record
 from clusterheal.engine.service import Service
 from clusterheal.engine.world import Config
@@ -39,6 +40,7 @@ class Platform:
         self.loop = loop
         self.clock = VirtualClock(loop)
         self.bad_images: dict[str, str] = {}
+        self.needs_memory: dict[str, float] = {}
         self.emulator = Emulator(clock=self.clock, faults=self._fault)
         self.cluster = self.emulator.cluster(manager="test")
         self.emulator.load_files(crds())
@@ -54,7 +56,12 @@ class Platform:
             self.emulator.load([obj])
 
     def _fault(self, pod: Manifest) -> str | None:
-        """Pods with a bad image behave as `bad_images` says."""
+        """Pods with a bad image behave as `bad_images` says; those below the memory they need are killed."""
+        for container in pod["spec"]["containers"]:
+            limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+            needed = self.needs_memory.get(pod["metadata"]["labels"].get("app", ""), 0.0)
+            if limit is not None and quantity(limit) < needed:
+                return "OOMKilled"
         return next((b for c in pod["spec"]["containers"] if (b := self.bad_images.get(c["image"]))), None)
 
     async def _controllers(self) -> None:

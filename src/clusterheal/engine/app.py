@@ -18,6 +18,7 @@ from clusterheal.engine.auth import Authenticator, SharedToken
 from clusterheal.engine.engine import Engine, Parts
 from clusterheal.engine.scoring import ServedModels
 from clusterheal.engine.service import Service
+from clusterheal.engine.silence_reader import SilenceReader
 from clusterheal.engine.world import Config
 from clusterheal.errors import InvalidInput
 from clusterheal.kube.http import HttpCluster
@@ -28,6 +29,7 @@ from clusterheal.settings import EngineSettings, Settings
 log = logging.getLogger(__name__)
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+POLL_TIMEOUT = timedelta(seconds=10)  # a round must not wait longer for alerts; the next one asks again
 SHORTEST_QUIET, LONGEST_QUIET = timedelta(seconds=5), timedelta(minutes=2)
 
 
@@ -53,7 +55,15 @@ def identity() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}"
 
 
-def build_engine(settings: Settings, cluster: Cluster, clock: Clock, models: ServedModels | None) -> Engine:
+def build_engine(
+    settings: Settings,
+    cluster: Cluster,
+    clock: Clock,
+    models: ServedModels | None,
+    *,
+    prometheus: PrometheusClient | None = None,
+    silences: SilenceReader | None = None,
+) -> Engine:
     """An engine over a real cluster."""
     own = settings.engine
     return Engine(
@@ -68,6 +78,8 @@ def build_engine(settings: Settings, cluster: Cluster, clock: Clock, models: Ser
             retention=own.retention,
             scorer=models,
             alarm_rounds=own.alarm_rounds,
+            prometheus=prometheus,
+            silences=silences,
         )
     )
 
@@ -112,7 +124,15 @@ async def serve(settings: Settings) -> None:
                 follow=own.follow,
             )
             stack.push_async_callback(models.aclose)
-        engine = build_engine(settings, cluster, clock, models)
+        polled: PrometheusClient | None = None
+        if own.poll_alerts:
+            once = settings.prometheus.model_copy(update={"attempts": 1, "timeout": POLL_TIMEOUT})
+            polled = await stack.enter_async_context(PrometheusClient(once, clock=clock))
+        silences: SilenceReader | None = None
+        if own.alertmanager_url is not None:
+            silences = SilenceReader(str(own.alertmanager_url), settings.prometheus, clock)
+            stack.push_async_callback(silences.aclose)
+        engine = build_engine(settings, cluster, clock, models, prometheus=polled, silences=silences)
         app = build_app(settings, engine)
         log.info("engine starts", extra={"url": f"{own.host}:{listener.getsockname()[1]}", "mode": own.mode})
         await _run(app, engine, own, listener)

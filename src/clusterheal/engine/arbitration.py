@@ -35,12 +35,12 @@ def arbitrate(
     taken: dict[str, str] = {}
     for record in running:
         if record.plan is not None:
-            for key in objects_touched(record.plan, snapshot):
+            for key in objects_touched(record.plan, snapshot) | {record.root}:
                 taken[key] = f"{record.name}, whose {record.plan.action} is under way"
     winners: list[Candidate] = []
     losers: dict[str, str] = {}
     for record, plan, diagnosis in sorted(pending, key=lambda c: _order(*c)):
-        keys = objects_touched(plan, snapshot)
+        keys = objects_touched(plan, snapshot) | {record.root}
         clash = next((taken[key] for key in sorted(keys) if key in taken), None)
         if clash is not None:
             losers[record.name] = clash

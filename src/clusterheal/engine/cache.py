@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from clusterheal.engine.views import Key, PodView, Snapshot, pod_view
 from clusterheal.errors import ClusterhealError
 from clusterheal.kube.ports import ApiError, Cluster, Manifest, Resource
 from clusterheal.kube.resources import (
+    APPLICATIONS,
     CONFIG_MAPS,
     DAEMON_SETS,
     DEPLOYMENTS,
@@ -27,12 +28,15 @@ from clusterheal.kube.resources import (
     INFERENCE_SERVICES,
     MACHINE_CONFIG_POOLS,
     NAMESPACES,
+    NODE_HEALTH_CHECKS,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
     POD_DISRUPTION_BUDGETS,
     PODS,
     REMEDIATION_POLICIES,
     REPLICA_SETS,
     STATEFUL_SETS,
+    STORAGE_CLASSES,
 )
 
 log = logging.getLogger(__name__)
@@ -63,6 +67,10 @@ WANTED: tuple[Wanted, ...] = (
     Wanted(resource=HORIZONTAL_POD_AUTOSCALERS),
     Wanted(resource=MACHINE_CONFIG_POOLS),
     Wanted(resource=INFERENCE_SERVICES),
+    Wanted(resource=PERSISTENT_VOLUME_CLAIMS),
+    Wanted(resource=STORAGE_CLASSES),
+    Wanted(resource=NODE_HEALTH_CHECKS),
+    Wanted(resource=APPLICATIONS),
 )
 BEFORE_ACTING = (
     INCIDENTS,
@@ -76,6 +84,9 @@ BEFORE_ACTING = (
     POD_DISRUPTION_BUDGETS,
     HORIZONTAL_POD_AUTOSCALERS,
     MACHINE_CONFIG_POOLS,
+    PERSISTENT_VOLUME_CLAIMS,
+    NODE_HEALTH_CHECKS,
+    APPLICATIONS,
 )
 """Listed afresh before an intent: a watch may lag, and a budget counted on old news is no budget."""
 
@@ -260,4 +271,12 @@ class Cache:
         if resource == PODS:
             return pod_view(obj)
         metadata = {k: v for k, v in obj["metadata"].items() if k not in DROPPED}
+        if resource == APPLICATIONS:  # the rest lists every object that it deploys
+            status = obj.get("status") or {}
+            kept = {"sync": status.get("sync"), "operationState": _phase(status)}
+            return {"metadata": metadata, "status": kept, "operation": obj.get("operation")}
         return {**obj, "metadata": metadata}
+
+
+def _phase(status: Mapping[str, Any]) -> Manifest:
+    return {"phase": (status.get("operationState") or {}).get("phase")}

@@ -15,8 +15,8 @@ _TYPES = {"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset":
 def target_of_labels(labels: Mapping[str, str], snapshot: Snapshot) -> ObjectRef | None:
     """The root object that an alert's labels name; `None` when nothing in this cluster matches.
 
-    The most specific label wins: a workload, a pod, an annotated instance, a pool, a node. `job` is no hint: in
-    Prometheus it is the scrape job.
+    The most specific label wins: a volume claim, a workload, a pod, an annotated instance, a pool, a node. `job` is no
+    hint: in Prometheus it is the scrape job.
     """
     namespace = labels.get("namespace") or labels.get("exported_namespace")
     if namespace:
@@ -35,6 +35,8 @@ def target_of_labels(labels: Mapping[str, str], snapshot: Snapshot) -> ObjectRef
 
 
 def _in_namespace(namespace: str, labels: Mapping[str, str], snapshot: Snapshot) -> ObjectRef | None:
+    if (name := labels.get("persistentvolumeclaim")) and (claim := snapshot.claim(namespace, name)) is not None:
+        return claim
     for label, kind in _WORKLOAD_LABELS:
         if name := labels.get(label):
             return snapshot.workload(namespace, name, kind)
@@ -60,6 +62,8 @@ def target_of_entity(entity: str, snapshot: Snapshot) -> ObjectRef | None:
     kind, values = split_entity_key(entity)
     if kind == "workload" and len(values) == 2:
         return snapshot.workload(values[0], values[1])
+    if kind == "pvc" and len(values) == 2:
+        return snapshot.claim(values[0], values[1])
     if kind in ("node", "gpu") and values:
         return snapshot.node(values[0])
     if kind == "instance" and len(values) == 1:
@@ -78,6 +82,8 @@ def normalised(ref: ObjectRef, snapshot: Snapshot) -> ObjectRef | None:
         return _pool(ref.name) if snapshot.get(MACHINE_CONFIG_POOLS, None, ref.name) is not None else None
     if ref.namespace is None:
         return None
+    if ref.kind == "PersistentVolumeClaim":
+        return snapshot.claim(ref.namespace, ref.name)
     return snapshot.workload(ref.namespace, ref.name, ref.kind)
 
 

@@ -106,12 +106,14 @@ def _triage(record: Record, world: World) -> Record:
         )
     if finding.plan is None:
         record = replace(record, diagnosis=finding.diagnosis, plan=None, plan_id=None)
+        text = finding.diagnosis.explanation
+        if finding.handed_over and now - record.opened_at >= REPORT_AFTER:
+            return record.moved(IncidentState.SUGGESTED, text, now)
         if not finding.final:
             ripe = now - record.opened_at >= world.config.triage_timeout
-            text = finding.diagnosis.explanation
             return record.moved(IncidentState.SUGGESTED, text, now) if ripe else record
         ripe = now - record.opened_at >= REPORT_AFTER
-        return record.moved(IncidentState.ESCALATED, finding.diagnosis.explanation, now) if ripe else record
+        return record.moved(IncidentState.ESCALATED, text, now) if ripe else record
     return _planned(record, finding, finding.plan, world)
 
 

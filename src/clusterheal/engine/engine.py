@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from clusterheal.clock import Clock
@@ -13,12 +13,15 @@ from clusterheal.engine.audit import Reporter
 from clusterheal.engine.cache import Cache
 from clusterheal.engine.events import write_event
 from clusterheal.engine.lease import Elector, LeaseTimes
+from clusterheal.engine.measure import Measurements
 from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.observe import PollingObserver
 from clusterheal.engine.reconcile import Reconciler
 from clusterheal.engine.signals.live import Scorer
+from clusterheal.engine.signals.prometheus import Queries
+from clusterheal.engine.silence_reader import SilenceReader
 from clusterheal.engine.store import IncidentStore
-from clusterheal.engine.world import Config
+from clusterheal.engine.world import Config, World
 from clusterheal.errors import ClusterhealError
 from clusterheal.kube.ports import Cluster, Resource
 from clusterheal.kube.resources import INCIDENTS
@@ -44,6 +47,8 @@ class Parts:
     retention: timedelta = timedelta(days=30)
     scorer: Scorer | None = None
     alarm_rounds: int = 1
+    prometheus: Queries | None = None
+    silences: SilenceReader | None = None
 
 
 class Engine:
@@ -66,8 +71,14 @@ class Engine:
         )
         self.reporter = Reporter(self.metrics, parts.clock)
         self.observer = PollingObserver(
-            self.store, parts.clock, self.metrics, scorer=parts.scorer, alarm_rounds=parts.alarm_rounds
+            self.store,
+            parts.clock,
+            self.metrics,
+            scorer=parts.scorer,
+            alarm_rounds=parts.alarm_rounds,
+            prometheus=parts.prometheus,
         )
+        self._measurements = None if parts.prometheus is None else Measurements(parts.prometheus)
         self.reconciler = Reconciler(
             cluster=parts.cluster,
             cache=self.cache,
@@ -79,12 +90,19 @@ class Engine:
             reporter=self.reporter,
             interval=parts.interval,
             request_timeout=parts.request_timeout,
+            enrich=self._enriched,
         )
         self.cache.changed = self._changed
 
     def _changed(self, resource: Resource) -> None:
         if resource == INCIDENTS:
             self.reconciler.poke()
+
+    async def _enriched(self, world: World) -> World:
+        """The world with what has to be asked for: silences, and measurements from Prometheus."""
+        if self.parts.silences is not None:
+            world = replace(world, silences=await self.parts.silences.read())
+        return world if self._measurements is None else await self._measurements(world)
 
     @property
     def ready(self) -> bool:

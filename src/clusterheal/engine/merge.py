@@ -47,6 +47,8 @@ def _merge_known(known: Observation, signal: Signal, now: datetime) -> Observati
     )
     if same and now - known.last_seen < REFRESH:
         return None
+    if old.details.get("polled"):  # what the poll showed once, its silence can end, though a webhook repeats it
+        signal = replace(signal, details={**signal.details, "polled": True})
     return replace(known, signal=replace(signal, starts_at=max(old.starts_at, signal.starts_at) if episodic else
                    min(old.starts_at, signal.starts_at)), last_seen=now)  # fmt: skip
 

@@ -14,6 +14,7 @@ from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.signals.kubernetes import scan
 from clusterheal.engine.signals.live import Scorer
 from clusterheal.engine.signals.models import ModelVerdicts, detection_signal, forecast_signals
+from clusterheal.engine.signals.prometheus import Queries, poll
 from clusterheal.engine.store import IncidentStore
 from clusterheal.engine.world import World
 
@@ -34,6 +35,7 @@ class PollingObserver:
         scorer: Scorer | None = None,
         thresholds: Mapping[str, float] | None = None,
         alarm_rounds: int = 1,
+        prometheus: Queries | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -41,6 +43,8 @@ class PollingObserver:
         self.scorer = scorer
         self._thresholds = thresholds or {}
         self._alarm_rounds = alarm_rounds
+        self._prometheus = prometheus
+        self._problem: str | None = None
         self._alarms: dict[str, int] = {}
         self._missing_since: dict[str, datetime] = {}
         self._unmapped: set[str] = set()
@@ -57,11 +61,26 @@ class PollingObserver:
         if verdicts.contract_sha256 is not None and verdicts.problem is None:
             seen += self._of_models(verdicts, world)
             polled |= {SignalSource.DETECTOR, SignalSource.FORECASTER}
+        if self._prometheus is not None:
+            found = await self._of_prometheus(self._prometheus, world)
+            if found is not None:
+                seen += found
+                polled.add(SignalSource.ALERT)
         gone = self._gone(world, {s.fingerprint for s in seen}, polled)
         for taken in await self._store.take([*seen, *gone]):
             if taken.outcome != "repeat":
                 self._metrics.signals.labels(taken.signal.source.value, taken.outcome).inc()
         return verdicts
+
+    async def _of_prometheus(self, queries: Queries, world: World) -> list[Signal] | None:
+        """Firing alerts and GPU errors; `None` when Prometheus does not answer: then nothing counts as gone."""
+        active = frozenset(o.signal.fingerprint for r in world.records.values() for o in r.active)
+        found = await poll(queries, world.snapshot, active)
+        if found.problem != self._problem:
+            self._problem = found.problem
+            if found.problem is not None:
+                log.warning("alerts cannot be polled", extra={"error": found.problem})
+        return list(found.signals) if found.problem is None else None
 
     async def _score(self) -> ModelVerdicts:
         if self.scorer is None:
@@ -97,7 +116,7 @@ class PollingObserver:
             o.signal.fingerprint: o.signal
             for record in world.records.values()
             for o in record.active
-            if o.signal.source in POLLED
+            if o.signal.source in POLLED or o.signal.details.get("polled")
         }
         for fingerprint in list(self._missing_since):
             if fingerprint in seen or fingerprint not in active:

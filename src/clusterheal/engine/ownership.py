@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from clusterheal.contracts import Plan
+from clusterheal.engine.views import Snapshot
 from clusterheal.kube.ports import Manifest
+from clusterheal.kube.resources import APPLICATIONS
 
 ARGO_TRACKING = "argocd.argoproj.io/tracking-id"
 ARGO_LABEL = "argocd.argoproj.io/instance"
 HELM_RELEASE = "meta.helm.sh/release-name"
 HELM_NAMESPACE = "meta.helm.sh/release-namespace"
+CHANGES_SPEC = frozenset({"undo", "scale", "patch-resources", "expand-volume"})
+"""Actions whose result differs from what Git, a chart or an operator says, and would be reverted."""
 
 
 class Deployed(StrEnum):
@@ -37,13 +42,38 @@ class Deployment:
             Deployed.MANUALLY: "it is deployed by hand",
         }[self.kind]
 
-    def remedy(self, action: str) -> str:
-        """What a person does instead."""
+    def remedy(self, plan: Plan) -> str:
+        """What a person does instead, as a command where there is one."""
         if self.kind is Deployed.ARGO_CD:
-            return f"change it in Git, or run: argocd app {'rollback' if action == 'undo' else 'sync'} {self.name}"
+            if plan.action == "undo":
+                return f"revert the change in Git, or until then run: argocd app rollback {self.name}"
+            return f"{_wanted(plan)} in Git, then run: argocd app sync {self.name}"
         if self.kind is Deployed.HELM:
-            return f"run: helm rollback {self.name} --namespace {self.namespace}"
-        return f"change {self.name} instead"
+            if plan.action == "undo":
+                return f"run: helm rollback {self.name} --namespace {self.namespace}"
+            upgrade = f"helm upgrade {self.name} <chart> --namespace {self.namespace} --reuse-values --set <value>"
+            return f"{_wanted(plan)} in the release's values, then run: {upgrade}"
+        return f"change {self.name} instead: {_wanted(plan)}"
+
+
+def _wanted(plan: Plan) -> str:
+    values = plan.parameters
+    return {
+        "scale": f"set replicas to {values.get('to_replicas')}",
+        "patch-resources": f"set the {values.get('resource')} limit of container {values.get('container')} to "
+        f"{values.get('to_limit')}",
+        "expand-volume": f"set the size to {values.get('to_size')}",
+        "undo": f"go back to revision {values.get('to_revision')}",
+    }.get(plan.action, plan.action)
+
+
+def application_named(name: str, snapshot: Snapshot) -> Manifest | None:
+    """The Argo CD application; with applications in any namespace its tracking name is `<namespace>_<name>`."""
+    for app in snapshot.all(APPLICATIONS):
+        meta = app["metadata"]
+        if name in (meta["name"], f"{meta.get('namespace')}_{meta['name']}"):
+            return app
+    return None
 
 
 def deployed_by(obj: Manifest) -> Deployment:

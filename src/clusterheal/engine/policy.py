@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from clusterheal.contracts import ObjectRef
 from clusterheal.engine.codec import parse_time
-from clusterheal.engine.quantities import duration
+from clusterheal.engine.quantities import duration, quantity
 from clusterheal.errors import InvalidInput
 from clusterheal.kube.ports import Manifest
 
@@ -57,7 +57,8 @@ class Autonomy:
 class Policy:
     """One policy, or the effective one: every limit is the strictest of those that match.
 
-    `None` for a limit means: none given. The defaults of `EFFECTIVE_DEFAULTS` apply then.
+    `None` for a bound means: none given. Without `memory_max`, `cpu_max` or `volume_max` (bytes, cores, bytes) nothing
+    of that kind is raised: how large it may get is somebody's decision and somebody's bill.
     """
 
     name: str
@@ -79,6 +80,10 @@ class Policy:
     scale_step: int = 1
     drain_ttl: timedelta = timedelta(hours=4)
     drain_timeout: timedelta = timedelta(minutes=30)
+    memory_max: float | None = None
+    cpu_max: float | None = None
+    volume_max: float | None = None
+    volume_step: float = 0.25
     verify_after: timedelta | None = None
     verify_timeout: timedelta | None = None
     windows: tuple[Window, ...] = ()
@@ -141,10 +146,18 @@ def _combine(policies: list[Policy]) -> Policy:
         scale_step=min(p.scale_step for p in policies),
         drain_ttl=min(p.drain_ttl for p in policies),
         drain_timeout=min(p.drain_timeout for p in policies),
+        memory_max=_least(p.memory_max for p in policies),
+        cpu_max=_least(p.cpu_max for p in policies),
+        volume_max=_least(p.volume_max for p in policies),
+        volume_step=min(p.volume_step for p in policies),
         verify_after=max(after, default=None),
         verify_timeout=max(timeout, default=None),
         windows=tuple(w for p in policies for w in p.windows),
     )
+
+
+def _least(bounds: Iterable[float | None]) -> float | None:
+    return min((b for b in bounds if b is not None), default=None)
 
 
 def parse_policies(objects: Iterable[Manifest]) -> PolicySet:
@@ -171,6 +184,7 @@ def parse_policy(obj: Manifest) -> Policy:
             raise InvalidInput(f"spec.mode: expected one of {MODES}, got {spec.get('mode')!r}")
         targets, limits = spec.get("targets") or {}, spec.get("limits") or {}
         scale, drain, verify = spec.get("scale") or {}, spec.get("drain") or {}, spec.get("verify") or {}
+        resources, volumes = spec.get("resources") or {}, spec.get("volumes") or {}
         given: dict[str, Any] = {
             "cooldown": _opt_duration(spec.get("cooldown")),
             "per_target_per_hour": limits.get("perTargetPerHour"),
@@ -185,6 +199,10 @@ def parse_policy(obj: Manifest) -> Policy:
             "verify_after": _opt_duration(verify.get("after")),
             "verify_timeout": _opt_duration(verify.get("timeout")),
             "confidence_floor": spec.get("confidenceFloor"),
+            "memory_max": _opt_quantity(resources.get("maxMemory")),
+            "cpu_max": _opt_quantity(resources.get("maxCpu")),
+            "volume_max": _opt_quantity(volumes.get("maxSize")),
+            "volume_step": volumes.get("step"),
         }
         return Policy(
             name=name,
@@ -206,6 +224,10 @@ def parse_policy(obj: Manifest) -> Policy:
 
 def _opt_duration(value: str | None) -> timedelta | None:
     return None if value is None else duration(value)
+
+
+def _opt_quantity(value: str | float | None) -> float | None:
+    return None if value is None else quantity(value)
 
 
 def _autonomy(data: Mapping[str, Any]) -> Autonomy:

@@ -46,3 +46,13 @@ def allowed_count(value: int | str | None, total: int, *, default: int) -> int:
     if isinstance(value, str) and value.endswith("%"):
         return max(1, int(total * float(value[:-1]) / 100))
     return int(value)
+
+
+def binary(value: float, step: float = 2.0**24) -> str:
+    """Bytes as a quantity in Mi, rounded up to `step` (16Mi)."""
+    return f"{int(-(-value // step) * step / 2**20)}Mi"
+
+
+def millicores(value: float) -> str:
+    """Cores as a quantity in m, rounded up to 50m."""
+    return f"{int(-(-value * 1000 // 50) * 50)}m"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
@@ -59,7 +59,7 @@ class Reconciler:
         reporter: Reporter,
         interval: timedelta,
         request_timeout: timedelta = timedelta(seconds=5),
-        measure: Callable[[World], Awaitable[Mapping[str, float]]] | None = None,
+        enrich: Callable[[World], Awaitable[World]] | None = None,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -71,7 +71,7 @@ class Reconciler:
         self._reporter = reporter
         self._interval = interval
         self._timeout = request_timeout.total_seconds()
-        self._measure = measure
+        self._enrich = enrich
         self._wake = asyncio.Event()
         self._epoch = 0  # of the lease under which the present round decided
         self.verdicts = ModelVerdicts()
@@ -146,8 +146,8 @@ class Reconciler:
 
     async def _decided(self, leadership: Leadership) -> list[Step]:
         world = self.world()
-        if self._measure is not None and world.holding:
-            world = replace(world, measurements=await self._measure(world))
+        if self._enrich is not None:
+            world = await self._enrich(world)
         self._reporter.world(world)
         return decide(world, leadership)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from clusterheal.contracts import Outcome, Verdict
+from clusterheal.engine.actions.volume import requested_size
+from clusterheal.engine.quantities import quantity
 from clusterheal.engine.records import ActionRecord, Record
 from clusterheal.engine.signals.models import Path
 from clusterheal.engine.views import condition, replicas_wanted, rollout_complete
@@ -82,17 +84,31 @@ def _observed(record: Record, world: World, proof: Mapping[str, Any]) -> float |
 
 def _health(record: Record, world: World) -> tuple[bool, str]:
     assert record.plan is not None
-    manifest = world.snapshot.manifest(record.plan.target)
+    target = record.target if record.plan.target.kind == "Application" else record.plan.target
+    manifest = world.snapshot.manifest(target)
     if manifest is None:
         return False, "the target is gone"
-    if record.plan.target.kind == "Node":
+    if target.kind == "Node":
         ready = condition(manifest, "Ready").get("status") == "True"
         return ready, "the node is ready" if ready else "the node is not ready"
-    if record.plan.target.kind not in ("Deployment", "StatefulSet"):
+    if target.kind == "PersistentVolumeClaim":
+        return _expanded(manifest)
+    if target.kind not in ("Deployment", "StatefulSet"):
         return True, "has no replicas"
     available = int((manifest.get("status") or {}).get("availableReplicas") or 0)
     text = f"{available} of {replicas_wanted(manifest)} replicas available"
     return rollout_complete(manifest), text
+
+
+def _expanded(claim: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether the volume has the size that its claim asks for."""
+    have = ((claim.get("status") or {}).get("capacity") or {}).get("storage")
+    asked = requested_size(dict(claim))
+    if have is None or asked is None or quantity(have) < quantity(asked):
+        pending = condition(dict(claim), "FileSystemResizePending").get("status") == "True"
+        why = "; its pod has to be restarted for the file system to grow" if pending else ""
+        return False, f"the volume has {have} of {asked}{why}"
+    return True, f"the volume has {have}"
 
 
 def judge(record: Record, action: ActionRecord, world: World) -> Outcome | None:
@@ -106,7 +122,7 @@ def judge(record: Record, action: ActionRecord, world: World) -> Outcome | None:
         return None
     policy = world.policy_for(action.action, action.target)
     after = policy.verify_after or world.config.verify_after
-    timeout = max(policy.verify_timeout or world.config.verify_timeout, after)
+    timeout = max(policy.verify_timeout or world.config.verify_timeout, after, _holds(action))
     since = world.now - action.applied_at
     evidence = gather(record, world)
     if _lost_health(evidence, action, world) and since >= after:
@@ -124,6 +140,11 @@ def judge(record: Record, action: ActionRecord, world: World) -> Outcome | None:
             return _outcome(Verdict.HARMED, evidence, world.now, "the metric is worse than it was forecast to become")
     why = evidence.health_text if not evidence.healthy else "the trouble is still there"
     return _outcome(Verdict.NO_EFFECT, evidence, world.now, f"after {timeout} {why}")
+
+
+def _holds(action: ActionRecord) -> timedelta:
+    """How long an action is meant to last: a cordon stays until the node has recovered or its time to live is over."""
+    return timedelta(seconds=float(action.parameters.get("ttl_seconds", 0)))
 
 
 def _lost_health(evidence: Evidence, action: ActionRecord, world: World) -> bool:

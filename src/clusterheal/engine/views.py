@@ -12,12 +12,14 @@ from clusterheal.contracts import ObjectRef
 from clusterheal.engine.names import INSTANCE
 from clusterheal.kube.ports import Manifest, Resource
 from clusterheal.kube.resources import (
+    APPLICATIONS,
     DAEMON_SETS,
     DEPLOYMENTS,
     INFERENCE_SERVICES,
     JOBS,
     MACHINE_CONFIG_POOLS,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
     PODS,
     REPLICA_SETS,
     STATEFUL_SETS,
@@ -39,6 +41,8 @@ KINDS: Mapping[str, Resource] = {
     "Node": NODES,
     "MachineConfigPool": MACHINE_CONFIG_POOLS,
     "InferenceService": INFERENCE_SERVICES,
+    "PersistentVolumeClaim": PERSISTENT_VOLUME_CLAIMS,
+    "Application": APPLICATIONS,
 }
 
 
@@ -221,6 +225,11 @@ class Snapshot:
             if candidate and self.get(WORKLOADS[candidate], namespace, name) is not None:
                 return self._ref(candidate, namespace, name)
         return None
+
+    def claim(self, namespace: str, name: str) -> ObjectRef | None:
+        """A PersistentVolumeClaim."""
+        known = self.get(PERSISTENT_VOLUME_CLAIMS, namespace, name) is not None
+        return self._ref("PersistentVolumeClaim", namespace, name) if known else None
 
     def node(self, name: str) -> ObjectRef | None:
         return self._ref("Node", None, name) if self.get(NODES, None, name) is not None else None

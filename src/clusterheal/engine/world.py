@@ -10,6 +10,7 @@ from clusterheal.contracts import ObjectRef
 from clusterheal.engine.policy import Policy, PolicySet
 from clusterheal.engine.records import HOLDING, Record
 from clusterheal.engine.signals.models import ModelVerdicts
+from clusterheal.engine.signals.silences import Silences
 from clusterheal.engine.views import Snapshot
 
 
@@ -54,8 +55,22 @@ class Leadership:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How much a target used over the last day, in bytes or cores; `peak` is the highest sample of any pod."""
+
+    median: float
+    p99: float
+    peak: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class World:
-    """A consistent moment. `measurements`: newest value of each verification query, by incident name."""
+    """A consistent moment.
+
+    `measurements`: newest value of each verification query, by incident name. `usage`: what a target used, by incident
+    name, where the diagnosis needs it. `full_at`: when a volume is full if it goes on like this, by incident name.
+    `silences`: `None` when no Alertmanager is configured.
+    """
 
     now: datetime
     snapshot: Snapshot
@@ -64,7 +79,10 @@ class World:
     models: ModelVerdicts = field(default_factory=ModelVerdicts)
     config: Config = field(default_factory=Config)
     pause: Pause | None = None
+    silences: Silences | None = None
     measurements: Mapping[str, float] = field(default_factory=dict)
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    full_at: Mapping[str, datetime] = field(default_factory=dict)
 
     @property
     def open_records(self) -> list[Record]:

@@ -52,6 +52,14 @@ MACHINE_CONFIG_POOLS = Resource(
     kind="MachineConfigPool",
     namespaced=False,
 )
+NODE_HEALTH_CHECKS = Resource(
+    group="remediation.medik8s.io",
+    version="v1alpha1",
+    plural="nodehealthchecks",
+    kind="NodeHealthCheck",
+    namespaced=False,
+)
+APPLICATIONS = Resource(group="argoproj.io", version="v1alpha1", plural="applications", kind="Application")
 INFERENCE_SERVICES = Resource(
     group="serving.kserve.io", version="v1beta1", plural="inferenceservices", kind="InferenceService"
 )

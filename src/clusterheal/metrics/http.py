@@ -39,7 +39,7 @@ class Exchange:
             base_url=str(settings.url),
             timeout=httpx.Timeout(settings.timeout.total_seconds()),
             limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
-            verify=_tls(settings.ca_file) if settings.url.scheme == "https" else False,
+            verify=tls_context(settings.ca_file) if settings.url.scheme == "https" else False,
             headers={
                 "User-Agent": f"clusterheal/{__version__}",
                 "Accept": "application/json",
@@ -65,7 +65,9 @@ class Exchange:
             AnswerTooLarge: it understands, but refuses the amount.
             PermanentError: everything else that is not success.
         """
-        request = self._http.build_request("POST", path, data=dict(form), headers=self._authorization())
+        request = self._http.build_request(
+            "POST", path, data=dict(form), headers=authorization(self._settings.token_file)
+        )
         async with self._slots:
             try:
                 async with asyncio.timeout(self._settings.timeout.total_seconds()):
@@ -84,20 +86,6 @@ class Exchange:
             except (httpx.TransportError, httpx.DecodingError) as exc:
                 kind = type(exc).__name__
                 raise RetryableError(f"{self._settings.url}: the exchange broke off ({kind}: {exc})") from exc
-
-    def _authorization(self) -> dict[str, str]:
-        path = self._settings.token_file
-        if path is None:
-            return {}
-        try:
-            token = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise PermanentError(
-                f"bearer token file {path} cannot be read: {exc}; check prometheus.token_file"
-            ) from exc
-        if not token or not token.isascii() or any(c.isspace() for c in token):
-            raise PermanentError(f"bearer token file {path} holds no token; expected one word")
-        return {"Authorization": f"Bearer {token}"}
 
     def _no_connection(self, exc: httpx.ConnectError) -> PermanentError | RetryableError:
         if "CERTIFICATE_VERIFY_FAILED" in str(exc):
@@ -127,7 +115,27 @@ class Exchange:
         raise PermanentError(f"{url}: answered {status}, {said}; is this the root address of a Prometheus?")
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
+def authorization(token_file: Path | None) -> dict[str, str]:
+    """The header with the bearer token, read anew since it rotates; nothing without a file.
+
+    Raises:
+        PermanentError: it cannot be read, or holds no token.
+    """
+    if token_file is None:
+        return {}
+    try:
+        token = token_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise PermanentError(
+            f"bearer token file {token_file} cannot be read: {exc}; check prometheus.token_file"
+        ) from exc
+    if not token or not token.isascii() or any(c.isspace() for c in token):
+        raise PermanentError(f"bearer token file {token_file} holds no token; expected one word")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Verifying with this CA bundle, or the system's. Raises InvalidInput."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as exc:

@@ -37,6 +37,7 @@ from clusterheal.engine.arbitration import arbitrate
 from clusterheal.engine.autonomy import earned_mode, wilson_lower_bound
 from clusterheal.engine.decide import Effect, decide, plan_id
 from clusterheal.engine.diagnosis import diagnose
+from clusterheal.engine.guards import GUARDS
 from clusterheal.engine.policy import Autonomy, Policy, parse_policies
 from clusterheal.engine.quantities import allowed_count, duration, quantity
 from clusterheal.engine.records import Approval
@@ -307,7 +308,7 @@ def test_an_open_incident_becomes_an_intent_with_everything_written_down() -> No
     intent = step.after.action
     assert (intent.holder, intent.epoch, intent.before["available"]) == ("a", 3, 2)
     assert intent.not_after == NOW + Config().action_timeout
-    assert len(step.after.guards) == 14
+    assert [g.guard for g in step.after.guards] == [name for name, _ in GUARDS]
     assert [t.state for t in step.after.timeline] == ["Planned", "Acting"]
 
 

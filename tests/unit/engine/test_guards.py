@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -45,23 +46,30 @@ from clusterheal.engine.guards import (
     mode,
     pause,
     rate,
+    silence,
     target,
     window,
 )
 from clusterheal.engine.policy import Autonomy, Policy, PolicySet, Window
 from clusterheal.engine.records import Approval, Request
 from clusterheal.engine.signals.models import ModelVerdicts
+from clusterheal.engine.signals.silences import Matcher, Silence, Silences
 from clusterheal.engine.world import Config, Pause
 from clusterheal.kube.resources import (
+    APPLICATIONS,
     DEPLOYMENTS,
     HORIZONTAL_POD_AUTOSCALERS,
     MACHINE_CONFIG_POOLS,
     NAMESPACES,
+    NODE_HEALTH_CHECKS,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
     POD_DISRUPTION_BUDGETS,
     PODS,
 )
 
+HOUR = timedelta(hours=1)
+CLAIM = replace(CART, api_version="v1", kind="PersistentVolumeClaim", name="data", uid=None)
 DRAIN = plan("drain", WORKER, ttl_seconds=60)
 SCALE = plan("scale", from_replicas=2, to_replicas=3, max_replicas=10)
 
@@ -363,13 +371,15 @@ OWNED = {"ownerReferences": [{"kind": "Cart", "name": "cart", "controller": True
         ("restart", {}, True, "manual"),
         ("restart", ARGO, True, "argocd"),  # an annotation on the template is not in Git, nothing reverts it
         ("scale", ARGO, False, "argocd app sync shop"),
-        ("scale", HELM, False, "helm rollback shop"),
+        ("scale", HELM, False, "helm upgrade shop <chart> --namespace shop"),
+        ("undo", HELM, False, "helm rollback shop --namespace shop"),
+        ("undo", ARGO, False, "argocd app rollback shop"),
         ("scale", OWNED, False, "Cart cart"),
         ("scale", {}, True, ""),
     ],
 )
 def test_how_an_object_is_deployed_decides(made: str, meta: dict[str, object], allowed: bool, says: str) -> None:
-    wanted = {"restart": plan(), "scale": SCALE}[made]
+    wanted = {"restart": plan(), "scale": SCALE, "undo": plan("undo")}[made]
     verdict, reason = held.check(case(wanted, snapshot=snapshot((DEPLOYMENTS, deployment(**meta)))))
     assert verdict is allowed
     assert says in reason
@@ -407,6 +417,140 @@ def test_no_restart_into_an_unfinished_rollout_or_a_paused_deployment() -> None:
 def test_two_remediators_never_hold_one_node(meta: dict[str, object], cordoned: bool, allowed: bool) -> None:
     seen = snapshot((NODES, node("worker-0", cordoned=cordoned, **meta)))
     assert held.check(case(DRAIN, snapshot=seen))[0] is allowed
+
+
+def application(**fields: object) -> dict[str, object]:
+    return {"metadata": {"name": "shop", "namespace": "openshift-gitops"}, "status": {}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("app", "allowed"),
+    [
+        (application(), True),
+        (application(operation={"sync": {}}), False),
+        (application(status={"operationState": {"phase": "Running"}}), False),
+        (application(status={"operationState": {"phase": "Succeeded"}}), True),
+    ],
+)
+def test_nothing_is_done_while_argo_cd_syncs_the_object(app: Any, allowed: bool) -> None:
+    seen = snapshot((DEPLOYMENTS, deployment(**ARGO)), (APPLICATIONS, app))
+    assert held.check(case(snapshot=seen))[0] is allowed
+
+
+def test_an_unreadable_argo_cd_forbids_what_it_deploys() -> None:
+    seen = snapshot((DEPLOYMENTS, deployment(**ARGO)), unreadable={APPLICATIONS: "forbidden"})
+    assert not held.check(case(snapshot=seen))[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "taints", "labels", "says"),
+    [
+        ({"inFlightRemediations": {"worker-0": "2026-01-05T11:00:00Z"}}, [], {}, "NodeHealthCheck is remediating"),
+        ({"unhealthyNodes": [{"name": "worker-0", "remediations": [{}]}]}, [], {}, "NodeHealthCheck is remediating"),
+        ({}, [{"key": "medik8s.io/remediation", "effect": "NoExecute"}], {}, "taint medik8s.io/remediation"),
+        ({}, [], {"nvidia.com/gpu-driver-upgrade-state": "drain-required"}, "GPU operator"),
+        ({"unhealthyNodes": [{"name": "worker-0"}]}, [], {"nvidia.com/gpu-driver-upgrade-state": "upgrade-done"}, ""),
+    ],
+)
+def test_who_else_works_on_a_node_is_left_alone(status: Any, taints: Any, labels: Any, says: str) -> None:
+    worker = node("worker-0")
+    worker["spec"]["taints"] = taints
+    worker["metadata"]["labels"] |= labels
+    check = {"metadata": {"name": "workers"}, "status": status}
+    allowed, reason = held.check(case(DRAIN, snapshot=snapshot((NODES, worker), (NODE_HEALTH_CHECKS, check))))
+    assert allowed is (not says)
+    assert says in reason
+
+
+def test_a_remediation_elsewhere_in_the_pool_uses_its_budget() -> None:
+    check = {"metadata": {"name": "workers"}, "status": {"inFlightRemediations": {"worker-1": "2026-01-05T11:00:00Z"}}}
+    allowed, reason = machine_config_pool.check(case(DRAIN, snapshot=snapshot((NODE_HEALTH_CHECKS, check))))
+    assert not allowed
+    assert "worker-1" in reason
+
+
+@pytest.mark.parametrize(
+    ("notes", "spec", "says"),
+    [
+        ({"machineconfiguration.openshift.io/desiredDrain": "drain-abc"}, {}, "about to drain"),
+        (
+            {
+                "machineconfiguration.openshift.io/desiredDrain": "uncordon-abc",
+                "machineconfiguration.openshift.io/lastAppliedDrain": "uncordon-abc",
+            },
+            {},
+            "",
+        ),
+        ({}, {"paused": True}, "paused by somebody"),
+    ],
+)
+def test_the_machine_config_operator_goes_first(notes: Any, spec: Any, says: str) -> None:
+    held_pool = pool()
+    held_pool["spec"] |= spec
+    seen = snapshot((NODES, node("worker-0", annotations=notes)), (MACHINE_CONFIG_POOLS, held_pool))
+    allowed, reason = machine_config_pool.check(case(DRAIN, snapshot=seen))
+    assert allowed is (not says)
+    assert says in reason
+
+
+RAISE = plan("patch-resources", container="main", resource="memory", from_limit="256Mi", to_limit="512Mi")
+GROW = plan("expand-volume", CLAIM, from_size="10Gi", to_size="13Gi")
+
+
+@pytest.mark.parametrize(("bound", "allowed"), [(None, False), (256 * 2.0**20, False), (512 * 2.0**20, True)])
+def test_limits_are_raised_only_within_the_policy(bound: float | None, allowed: bool) -> None:
+    assert held.check(case(RAISE, policy=replace(AUTO, memory_max=bound)))[0] is allowed
+
+
+@pytest.mark.parametrize(
+    ("bound", "conditions", "allowed"),
+    [
+        (None, [], False),
+        (12 * 2.0**30, [], False),
+        (13 * 2.0**30, [], True),
+        (13 * 2.0**30, [{"type": "FileSystemResizePending", "status": "True"}], False),
+    ],
+)
+def test_volumes_grow_only_within_the_policy_and_one_step_at_a_time(
+    bound: float | None, conditions: Any, allowed: bool
+) -> None:
+    claim = {"metadata": {"name": "data", "namespace": "shop"}, "spec": {}, "status": {"conditions": conditions}}
+    seen = snapshot((PERSISTENT_VOLUME_CLAIMS, claim))
+    assert held.check(case(GROW, policy=replace(AUTO, volume_max=bound), snapshot=seen))[0] is allowed
+
+
+def test_a_raise_of_limits_respects_disruption_budgets_unless_its_pods_are_down_already() -> None:
+    tight = snapshot((POD_DISRUPTION_BUDGETS, budget(0)))
+    assert not disruption_budget.check(case(RAISE, snapshot=tight))[0]
+    down = snapshot((POD_DISRUPTION_BUDGETS, budget(0)), pods=(pod(ready=False), pod("cart-2-b")))
+    assert disruption_budget.check(case(RAISE, snapshot=down))[0]
+
+
+def muted(*matchers: tuple[str, str, bool, bool], ends: timedelta = HOUR) -> Silences:
+    made = tuple(Matcher(name=n, value=v, regex=r, equal=e) for n, v, r, e in matchers)
+    silence_ = Silence(
+        id="s", matchers=made, starts_at=NOW - HOUR, ends_at=NOW + ends, created_by="ann", comment="known"
+    )
+    return Silences(known=(silence_,), read_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("silences", "allowed"),
+    [
+        (None, True),  # no Alertmanager is configured
+        (Silences(read_at=NOW), True),
+        (Silences(problem="no answer"), False),
+        (Silences(read_at=NOW - minutes(11), problem="no answer"), False),
+        (muted(("namespace", "shop", False, True)), False),
+        (muted(("namespace", "sh.*", True, True)), False),
+        (muted(("namespace", "sh", True, True)), True),  # Alertmanager anchors its expressions
+        (muted(("alertname", "memory-leak", False, True), ("severity", "critical", False, False)), False),
+        (muted(("alertname", "Other", False, True)), True),
+        (muted(("namespace", "shop", False, True), ends=-minutes(1)), True),
+    ],
+)
+def test_what_is_silenced_is_left_alone(silences: Silences | None, allowed: bool) -> None:
+    assert silence.check(case(silences=silences))[0] is allowed
 
 
 def test_a_guard_that_fails_forbids_and_the_others_still_answer() -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clusterheal.engine.actions import drain, restart, scale, uncordon, undo
+from clusterheal.engine.actions import drain, resources, restart, scale, sync, uncordon, undo, volume
 from clusterheal.engine.actions.base import Action, Change, Gone, Refused, Stamp
 
 ACTIONS: Mapping[str, Action] = {
     action.name: action
-    for action in (restart.Restart(), undo.Undo(), scale.Scale(), drain.Drain(), uncordon.Uncordon())
+    for action in (
+        restart.Restart(),
+        undo.Undo(),
+        scale.Scale(),
+        drain.Drain(),
+        uncordon.Uncordon(),
+        resources.PatchResources(),
+        volume.ExpandVolume(),
+        sync.Sync(),
+    )
 }
 
 __all__ = ["ACTIONS", "Action", "Change", "Gone", "Refused", "Stamp"]

@@ -6,9 +6,12 @@ import logging
 
 from clusterheal.engine.diagnosis import (
     ai,
+    cpu_throttling,
     crash_loop,
+    gpu_fault,
     image_pull,
     memory_leak,
+    node_disk,
     node_trouble,
     oom_killed,
     pool_degraded,
@@ -17,8 +20,10 @@ from clusterheal.engine.diagnosis import (
     rollout_stuck,
     saturation,
     unschedulable,
+    volume_filling,
 )
 from clusterheal.engine.diagnosis.case import Case, Finding, Rule
+from clusterheal.engine.diagnosis.deployed import adapted
 from clusterheal.engine.records import Record
 from clusterheal.engine.world import World
 
@@ -28,6 +33,8 @@ RULES: tuple[Rule, ...] = (
     requested.diagnose,
     pool_degraded.diagnose,
     node_trouble.diagnose,
+    gpu_fault.diagnose,
+    node_disk.diagnose,
     image_pull.diagnose,
     crash_loop.diagnose,
     rollout_stuck.diagnose,
@@ -35,6 +42,8 @@ RULES: tuple[Rule, ...] = (
     memory_leak.diagnose,
     saturation.diagnose,
     unschedulable.diagnose,
+    volume_filling.diagnose,
+    cpu_throttling.diagnose,
     report_only.diagnose,
 )
 """Most specific first: a crash loop explains the saturation of what remains, not the other way round."""
@@ -46,7 +55,7 @@ def diagnose(record: Record, world: World) -> Finding | None:
     for rule in RULES:
         finding = rule(case)
         if finding is not None:
-            return finding
+            return adapted(case, finding)
     return ai.diagnose(case)
 
 

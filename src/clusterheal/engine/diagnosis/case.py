@@ -19,11 +19,15 @@ from clusterheal.kube.ports import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A diagnosis, and a plan unless the right thing is to tell people. `final`: tell them at once, do not wait."""
+    """A diagnosis, and a plan unless the right thing is to tell people.
+
+    `final`: tell them at once, do not wait. `handed_over`: what to do is known, and is for people to do.
+    """
 
     diagnosis: Diagnosis
     plan: Plan | None
     final: bool = False
+    handed_over: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,17 @@ from datetime import timedelta
 
 from clusterheal.contracts import Plan
 from clusterheal.engine.diagnosis.case import Case, Finding, explained
-from clusterheal.engine.signals.symptoms import Symptom
+from clusterheal.engine.records import Observation
+from clusterheal.engine.signals.symptoms import Symptom, symptom
 
 PRIORITY = 90
 SETTLE = timedelta(minutes=3)  # the node controller waits as long before it evicts; shorter blips mend themselves
-NODE_SYMPTOMS = (Symptom.NODE_NOT_READY, Symptom.NODE_PRESSURE, Symptom.NODE_DISK, Symptom.GPU_FAULT)
+NODE_SYMPTOMS = (Symptom.NODE_NOT_READY, Symptom.NODE_PRESSURE, Symptom.NODE_DISK)
 
 
 def diagnose(case: Case) -> Finding | None:
     """Cordon and drain once the trouble has lasted; the cordon carries its owner and a time to live."""
-    seen = case.of(*NODE_SYMPTOMS)
+    seen = [o for o in case.of(*NODE_SYMPTOMS) if _is_trouble(o)]
     if not seen or case.record.target.kind != "Node":
         return None
     lasted = case.world.now - min(o.signal.starts_at for o in seen)
@@ -46,3 +47,9 @@ def diagnose(case: Case) -> Finding | None:
         ),
         plan=plan,
     )
+
+
+def _is_trouble(observation: Observation) -> bool:
+    """A disk that fills up is a warning; it is trouble once the kubelet calls it pressure and evicts."""
+    filling = symptom(observation.signal) is Symptom.NODE_DISK
+    return not filling or observation.signal.details.get("condition") == "DiskPressure"

@@ -1,30 +1,41 @@
-"""Containers that the kernel killed for memory. The limit is somebody's decision, so a raise is only proposed."""
+"""Containers that the kernel killed for memory: a higher limit, from what was used and within the policy."""
 
 from __future__ import annotations
 
-from clusterheal.engine.diagnosis.case import Case, Finding, report
-from clusterheal.engine.quantities import quantity
+from clusterheal.contracts import SignalSource
+from clusterheal.engine.diagnosis.case import Case, Finding, explained, report
+from clusterheal.engine.diagnosis.raising import raised, spread
 from clusterheal.engine.signals.symptoms import Symptom
 
-HEADROOM = 1.25  # above the highest use seen; the kernel counts page cache that a working set does not show
+PRIORITY = 65
 
 
 def diagnose(case: Case) -> Finding | None:
-    """Explain with the limit, the observed use and the limit that would have held."""
+    """Raise the limit where the policy leaves room; otherwise explain what would have held."""
     seen = case.of(Symptom.OOM_KILLED)
-    if not seen or case.of(Symptom.MEMORY_LEAK):
+    if not seen or any(o.signal.source is not SignalSource.DETECTOR for o in case.of(Symptom.MEMORY_LEAK)):
         return None  # a leak is treated as a leak
-    details = seen[0].signal.details
-    limit = details.get("memory_limit")
-    current = case.world.models.current.get(case.entity() or "", {})
-    used = current.get("workload_memory_bytes")
-    wanted = max(used or 0.0, quantity(limit) if limit else 0.0) * HEADROOM
-    proposal = f" A limit of {wanted / 2**20:.0f}Mi would have held what was observed." if wanted else ""
-    return report(
+    found = raised(case, seen, "memory", playbook="oom-killed", priority=PRIORITY)
+    container = found.container if found is not None else seen[0].signal.details.get("container", "?")
+    limit = found.limit if found is not None else seen[0].signal.details.get("memory_limit") or "unknown size"
+    explanation = f"The kernel killed container {container} of {case.record.target} at its memory limit of {limit}."
+    evidence = {"pods": case.pods_summary(), **({} if found is None else found.evidence)}
+    if found is not None:
+        explanation += spread(found.usage, "memory")
+    if found is None or found.plan is None:
+        hold = f" A limit of {found.wanted} would have held what was observed." if found is not None else ""
+        return report(
+            case,
+            cause="oom-killed",
+            explanation=f"{explanation}{hold} No policy lets the engine raise it that far "
+            "(spec.resources.maxMemory): raise resources.limits.memory where the object is defined, or find what grew.",
+            evidence=evidence,
+        )
+    diagnosis = explained(
         case,
         cause="oom-killed",
-        explanation=f"The kernel killed container {details.get('container', '?')} of {case.record.target} at its "
-        f"memory limit of {limit or 'unknown size'}.{proposal} Raise resources.limits.memory where the object is "
-        "defined, or find what grew.",
-        evidence={"memory_limit": limit, "observed_bytes": used, "pods": case.pods_summary()},
+        explanation=f"{explanation} The limit is raised to {found.wanted}.",
+        playbook=found.plan.playbook,
+        evidence=evidence,
     )
+    return Finding(diagnosis=diagnosis, plan=found.plan)

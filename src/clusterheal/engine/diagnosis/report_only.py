@@ -9,16 +9,10 @@ from clusterheal.engine.diagnosis.case import Case, Finding, report
 from clusterheal.engine.signals.symptoms import Symptom
 
 _TEXT = {
-    Symptom.VOLUME_FILLING: (
-        "A volume of {target} fills up{when}. Expand the claim if its StorageClass allows it, or free some space."
-    ),
     Symptom.CERTIFICATE: "A certificate of {target} expires soon. Renew it, and see why nothing renewed it.",
     Symptom.JOB_FAILED: "{target} failed. Its pods' logs and exit codes tell why; rerun it once that is mended.",
     Symptom.TARGET_DOWN: (
         "Prometheus cannot scrape {target}. What it would have measured is unknown, so nothing is decided on it."
-    ),
-    Symptom.CPU_THROTTLING: (
-        "{target} is stopped at its CPU limit in many scheduling periods. Raise or remove the limit, or add replicas."
     ),
     Symptom.MODEL_UNHEALTHY: (
         "{target} does not answer. Decisions rest on rules alone until it does; roll back to the previous registered "

@@ -18,6 +18,7 @@ from clusterheal.engine.guards import (
     mode,
     pause,
     rate,
+    silence,
     target,
     window,
 )
@@ -30,6 +31,7 @@ GUARDS: tuple[tuple[str, Guard], ...] = (
     ("approval", approval.check),
     ("pause", pause.check),
     ("window", window.check),
+    ("silence", silence.check),
     ("target", target.check),
     ("freshness", freshness.check),
     ("confidence", confidence.check),

@@ -8,7 +8,7 @@ from typing import Any
 from clusterheal.engine.guards.case import Answer, GuardCase
 from clusterheal.kube.resources import POD_DISRUPTION_BUDGETS
 
-DISRUPTIVE = frozenset({"restart", "delete-pod"})
+DISRUPTIVE = frozenset({"restart", "patch-resources"})
 
 
 def check(case: GuardCase) -> Answer:
@@ -19,6 +19,9 @@ def check(case: GuardCase) -> Answer:
         return False, f"cannot read PodDisruptionBudgets: {case.snapshot.unreadable[resource]}"
     if resource not in case.snapshot.synced_at:
         return False, "PodDisruptionBudgets have not been read yet"
+    if case.plan.action == "patch-resources" and any(not pod.ready for pod in case.pods):
+        # What is down for want of memory keeps its budget at 0; its own rolling update spares the pods that are up.
+        return True, "some of its pods are down already; the rolling update spares the others"
     for budget in case.snapshot.all(resource):
         meta, status = budget["metadata"], budget.get("status") or {}
         selector = (budget.get("spec") or {}).get("selector") or {}

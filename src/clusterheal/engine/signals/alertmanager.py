@@ -16,6 +16,7 @@ from clusterheal.errors import InvalidInput
 
 MAX_ALERTS = 1000
 MAX_TEXT = 500
+EXTERNAL_LABELS = frozenset({"prometheus", "prometheus_replica", "openshift_io_alert_source", "receive", "replica"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,11 @@ def _signal(alert: Any, index: int, snapshot: Snapshot) -> Signal | None:
     target = target_of_labels(labels, snapshot)
     if target is None:
         return None
-    fingerprint = alert.get("fingerprint") or digest(*(f"{k}={v}" for k, v in sorted(labels.items())), length=16)
     summary = annotations.get("summary") or annotations.get("message") or annotations.get("description") or ""
     return Signal(
         source=SignalSource.ALERT,
         name=labels["alertname"],
-        fingerprint=f"alert-{fingerprint}",
+        fingerprint=alert_fingerprint(labels),
         target=target,
         starts_at=parse_time(alert["startsAt"]),
         resolved=alert["status"] == "resolved",
@@ -70,6 +70,12 @@ def _signal(alert: Any, index: int, snapshot: Snapshot) -> Signal | None:
         summary=summary[:MAX_TEXT],
         details={"symptom": symptom_of_alert(labels).value, "labels": labels},
     )
+
+
+def alert_fingerprint(labels: Mapping[str, str]) -> str:
+    """Equal for one alert whichever way it comes: webhook and poll differ in what the servers add to its labels."""
+    own = sorted((k, v) for k, v in labels.items() if k not in EXTERNAL_LABELS)
+    return f"alert-{digest(*(f'{k}={v}' for k, v in own), length=16)}"
 
 
 def _checked(alert: Any, index: int) -> tuple[dict[str, str], dict[str, str]]:
