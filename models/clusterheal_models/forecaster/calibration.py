@@ -17,6 +17,7 @@ MIN_WINDOWS = 30  # fewer say too little about an 80 % interval: the network's o
 LOWEST, HIGHEST = 0.5, 3.0
 DOUBT = 20.0  # horizons that a slice must hold before its own coverage counts as much as the network's width
 WINDOWS = 3000
+MOST_WINDOWS = 40_000  # with many series, some of them stand for all
 BATCH = 512
 
 Float64 = npt.NDArray[np.float64]
@@ -60,7 +61,7 @@ def calibrate(net: ForecastNet, source: WindowSource, low: int, high: int) -> Ca
 
 def predict_grid(net: ForecastNet, source: WindowSource, low: int, high: int) -> tuple[Float64, Float64]:
     """Un-widened ensemble quantiles `(n, H, Q)` and targets `(n, H)` of evenly spaced windows."""
-    series, origin = source.grid(low, high, per_series=max(8, WINDOWS // len(source)))
+    series, origin = source.grid(low, high, windows=WINDOWS, per_series=8, most=MOST_WINDOWS)
     quantiles: list[Tensor] = []
     target: list[Tensor] = []
     with torch.no_grad():

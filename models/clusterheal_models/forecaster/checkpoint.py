@@ -1,4 +1,7 @@
-"""Checkpoints as safetensors: weights, averages, optimiser and generator state, so that a killed fit goes on alike."""
+"""Checkpoints as safetensors: weights, averages and optimiser state, so that a killed fit goes on alike.
+
+There is no generator state in them: what a step draws follows from the seed and its number.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,6 @@ def save_checkpoint(folder: Path, trainer: Trainer) -> None:
         tensors |= {f"{prefix}/{k}": v.detach().cpu().contiguous().clone() for k, v in values.items()}
     for index, slots in trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{k}": torch.as_tensor(v).cpu().clone() for k, v in slots.items()}
-    tensors["generator"] = trainer.generator.get_state()
-    tensors["torch_rng"] = torch.get_rng_state()
     state = trainer.state
     progress = {
         "step": state.step,
@@ -70,9 +71,8 @@ def run_id(trainer: Trainer) -> str:
     settings: dict[str, Any] = asdict(trainer.config)
     for free in ("checkpoint", "checkpoint_every", "max_seconds", "threads"):
         settings.pop(free)
-    digest = hashlib.sha256(json.dumps([settings, asdict(trainer.span)], sort_keys=True).encode())
-    digest.update(trainer.source.values.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    about = [settings, asdict(trainer.span), trainer.source.fingerprint]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _states(trainer: Trainer) -> list[tuple[str, dict[str, torch.Tensor]]]:
@@ -93,8 +93,6 @@ def _restore(trainer: Trainer, tensors: dict[str, torch.Tensor], progress: dict[
         slots.setdefault(int(index), {})[name] = value
     groups = trainer.optimiser.state_dict()["param_groups"]
     trainer.optimiser.load_state_dict({"state": slots, "param_groups": groups})
-    trainer.generator.set_state(tensors["generator"])
-    torch.set_rng_state(tensors["torch_rng"])
     state = trainer.state
     state.step, state.best_step, state.batch_rows = progress["step"], progress["best_step"], progress["batch_rows"]
     state.best_loss = float("inf") if progress["best_loss"] is None else progress["best_loss"]

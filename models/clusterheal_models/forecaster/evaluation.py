@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from clusterheal.contracts import FeaturePanel, ModelInputs, ModelPackage, TimeSplit, model_inputs
 from clusterheal.errors import DataQualityError
@@ -100,7 +101,8 @@ def _scale(panel: FeaturePanel) -> Float64:
     window = panel.contract.window
     n_entities, n_steps, n_features = panel.values.shape
     flat = panel.values.transpose(0, 2, 1).reshape(-1, n_steps)
-    change = typical_change(flat, window.season_steps, window.horizon_steps).reshape(n_entities, n_features)
+    series = torch.from_numpy(np.ascontiguousarray(flat))
+    change = typical_change(series, window.season_steps, window.horizon_steps).numpy().reshape(n_entities, n_features)
     return np.asarray(np.where(change > 0, change, np.nan))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from clusterheal.contracts import (
 )
 from clusterheal.errors import DataQualityError
 from clusterheal_models.cards import render_card
+from clusterheal_models.compute import World, reproducible, resolve_device
 from clusterheal_models.export import OPSET, TOLERANCE, check_parity, export_onnx, write_package
 from clusterheal_models.forecaster.calibration import Calibration, calibrate
 from clusterheal_models.forecaster.config import LEVELS, ForecasterConfig
@@ -116,11 +115,17 @@ class Forecaster:
 
 
 def fit(
-    panel: FeaturePanel, split: TimeSplit, config: ForecasterConfig, *, progress: ProgressCallback | None = None
+    panel: FeaturePanel,
+    split: TimeSplit,
+    config: ForecasterConfig,
+    *,
+    world: World | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Forecaster:
     """Train on the time before `split.train_end_ns`, stop and calibrate on the time up to `calibration_end_ns`.
 
-    Nothing after `calibration_end_ns` is looked at.
+    Nothing after `calibration_end_ns` is looked at. With a `world` of several processes, each calls this with the same
+    arguments and gets the same model; its device counts, not the configuration's.
 
     Raises:
         DataQualityError: too little history, or no series with any change.
@@ -128,8 +133,9 @@ def fit(
     known = panel.between(None, split.calibration_end_ns)
     train_end = int(np.searchsorted(known.timestamps, split.train_end_ns))
     span = _span(known, train_end)
-    device = _device(config.device)
-    with torch.random.fork_rng(devices=[]), _threads(config.threads):
+    world = world or World(device=resolve_device(config.device))
+    device = world.device
+    with reproducible(device, threads=config.threads):
         torch.manual_seed(config.seed)
         train_part = known.between(None, split.train_end_ns)
         duration = int(train_part.timestamps[-1] - train_part.timestamps[0])
@@ -142,7 +148,7 @@ def fit(
         ).to(device)
         source = WindowSource(known, train_end=train_end, device=device)
         net.usable_lag.copy_(source.lag_share(span.first, span.end) >= MIN_LAG_SHARE)
-        trainer = Trainer(net, source, span, config, progress=progress)
+        trainer = Trainer(net, source, span, config, world=world, progress=progress)
         state = trainer.run()
         calibration = calibrate(net, source, span.end, span.later_end)
         if config.refit_share > 0:
@@ -170,22 +176,6 @@ def _span(panel: FeaturePanel, train_end: int) -> TrainSpan:
         )
     first = min(window.recent_steps, train_end - window.horizon_steps)
     return TrainSpan(first=first, end=train_end, later_end=later_end)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
 
 
 def _tensors(inputs: ModelInputs) -> dict[str, torch.Tensor]:

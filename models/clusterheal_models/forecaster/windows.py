@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from clusterheal.contracts import FeaturePanel, WindowSpec
 from clusterheal.errors import DataQualityError
+from clusterheal_models.compute import fits
+
+log = logging.getLogger(__name__)
 
 MIN_SAMPLES = 16  # a series with fewer samples, or without any change, teaches nothing about change
 
 LAG_WINDOWS = 2000
+LEAST_PER_SERIES = 4
+CHUNK_CELLS = 16_000_000  # of the panel at a time, while series are looked through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,38 +41,43 @@ class Batch:
     target: Tensor
     weight: Tensor
 
+    def known(self) -> Tensor:
+        """How many target samples there are, a scalar."""
+        return torch.isfinite(self.target).sum()
+
 
 class WindowSource:
-    """All trainable series of a panel, padded, on one device.
+    """All trainable series of a panel, cut into windows on one device.
 
     A series is one feature of one entity. Only series with at least `MIN_SAMPLES` samples before `train_end` and
-    some change among them take part.
+    some change among them take part. `resident`: the series lie padded on the device; otherwise windows are cut from
+    the panel's own array, which may be a file mapped into memory, and sent to the device batch by batch.
+    `None` decides by the memory that is free.
 
     Raises:
         DataQualityError: no series takes part, or the history is too short for one window.
     """
 
-    def __init__(self, panel: FeaturePanel, *, train_end: int, device: torch.device) -> None:
+    def __init__(
+        self, panel: FeaturePanel, *, train_end: int, device: torch.device, resident: bool | None = None
+    ) -> None:
         self.window: WindowSpec = panel.contract.window
         self.n_steps = len(panel.timestamps)
         self.step_ns = panel.contract.step_ns
         self.first_ns = int(panel.timestamps[0]) if self.n_steps else 0
-        flat = panel.values.transpose(0, 2, 1).reshape(-1, self.n_steps)
-        feature = np.tile(np.arange(len(panel.contract.features)), len(panel.entities))
-        change = typical_change(flat[:, :train_end], self.window.season_steps, self.window.horizon_steps)
-        kept = np.flatnonzero((np.isfinite(flat[:, :train_end]).sum(1) >= MIN_SAMPLES) & (change > 0))
-        if not len(kept):
-            raise DataQualityError(
-                f"none of {len(flat)} series has {MIN_SAMPLES} samples and any change before the end of training time; "
-                "collect a longer history or check the queries"
-            )
-        self.padding = max(self.window.history_steps, self.window.recent_steps)
-        padded = np.full((len(kept), self.padding + self.n_steps + self.window.horizon_steps), np.nan, np.float32)
-        padded[:, self.padding : self.padding + self.n_steps] = flat[kept]
-        self.values = torch.from_numpy(padded).to(device)
-        self.feature = torch.from_numpy(feature[kept]).to(device)
-        self.weight = torch.from_numpy((1.0 / change[kept]).astype(np.float32)).to(device)
         self.device = device
+        self.padding = max(self.window.history_steps, self.window.recent_steps)
+        self._panel = panel.values
+        kept, change = self._trainable(train_end)
+        n_features = len(panel.contract.features)
+        self._kept = kept
+        self.feature = kept % n_features
+        self.weight = (1.0 / change).float()
+        width = self.padding + self.n_steps + self.window.horizon_steps
+        self.resident = fits(4 * width * len(kept), device) if resident is None else resident
+        self._values = self._padded(width) if self.resident else None
+        if not self.resident:
+            log.info("windows are streamed: the data does not fit on the device", extra={"series": len(kept)})
         self._recent = torch.arange(-self.window.recent_steps + 1, 1, device=device)
         self._horizon = torch.arange(1, self.window.horizon_steps + 1, device=device)
         lags = torch.tensor(self.window.season_lags, device=device, dtype=torch.int64)
@@ -74,55 +87,120 @@ class WindowSource:
         self._seasonal = offsets.clamp(max=0)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.feature)
+
+    @property
+    def n_samples(self) -> int:
+        """Grid cells of the series that take part."""
+        return len(self) * self.n_steps
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the panel's values and their times: a checkpoint belongs to these alone."""
+        digest = hashlib.sha256(f"{self.first_ns} {self.step_ns} {self._panel.shape}".encode())
+        for entity in self._panel:
+            digest.update(np.ascontiguousarray(entity).data)
+        return digest.hexdigest()
 
     def batch(self, series: Tensor, origin: Tensor) -> Batch:
         """Windows of `series` (`(N,)` row numbers of this source) with their newest sample at step `origin`."""
-        at = origin + self.padding
-        row = series[:, None]
-        seasonal = self.values[row[:, :, None], at[:, None, None] + self._seasonal]
+        at = origin[:, None]
+        seasonal = self._cut(series, (at[:, None] + self._seasonal).flatten(1))
         return Batch(
-            recent=self.values[row, at[:, None] + self._recent],
-            seasonal=seasonal.masked_fill(self._ahead, float("nan")),
+            recent=self._cut(series, at + self._recent),
+            seasonal=seasonal.reshape(-1, *self._ahead.shape).masked_fill(self._ahead, float("nan")),
             timestamp=self.first_ns + origin * self.step_ns,
             feature=self.feature[series],
-            target=self.values[row, at[:, None] + self._horizon],
+            target=self._cut(series, at + self._horizon),
             weight=self.weight[series],
         )
 
-    def sample(self, count: int, low: int, high: int, generator: torch.Generator) -> Batch:
-        """`count` windows, series and origins uniform, with all target steps in `[low, high)`."""
-        series = torch.randint(0, len(self), (count,), generator=generator)
+    def draw(self, count: int, low: int, high: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Series and origins of `count` windows, uniform, with all target steps in `[low, high)`; both `(count,)`."""
+        series = torch.randint(0, len(self), (count,), generator=generator, device=generator.device)
         last = max(low, high - self.window.horizon_steps)
-        origin = torch.randint(low, last + 1, (count,), generator=generator) - 1
-        return self.batch(series.to(self.device), origin.to(self.device))
+        origin = torch.randint(low, last + 1, (count,), generator=generator, device=generator.device) - 1
+        return series, origin
 
     def lag_share(self, low: int, high: int) -> Tensor:
         """Share of windows with targets in `[low, high)` that have samples at each season lag; `(n_lags,)`."""
-        batch = self.batch(*self.grid(low, high, per_series=max(4, LAG_WINDOWS // len(self))))
+        batch = self.batch(*self.grid(low, high, windows=LAG_WINDOWS))
         return torch.isfinite(batch.seasonal).any(-1).float().mean(0)
 
-    def grid(self, low: int, high: int, *, per_series: int) -> tuple[Tensor, Tensor]:
-        """Series and origins of about `per_series` evenly spaced windows each, all targets in `[low, high)`."""
+    def grid(
+        self, low: int, high: int, *, windows: int, per_series: int = LEAST_PER_SERIES, most: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Series and origins of about `windows` evenly spaced windows, all targets in `[low, high)`.
+
+        At least `per_series` of a series; with more series than `most` (four times `windows`) allows for, every so
+        many series are left out.
+        """
+        n = len(self)
+        chosen = torch.arange(n)
+        if n * per_series > (most or 4 * windows):
+            chosen = torch.linspace(0, n - 1, (most or 4 * windows) // per_series, dtype=torch.float64).round().long()
         last = max(low, high - self.window.horizon_steps)
-        count = max(1, min(per_series, last - low + 1))
+        count = max(1, min(max(per_series, windows // n), last - low + 1))
         origins = torch.linspace(low, last, count, dtype=torch.float64).round().long() - 1
-        series, origin = torch.meshgrid(torch.arange(len(self)), origins, indexing="ij")
+        series, origin = torch.meshgrid(chosen, origins, indexing="ij")
         return series.flatten().to(self.device), origin.flatten().to(self.device)
 
+    def _cut(self, series: Tensor, step: Tensor) -> Tensor:
+        """Samples `(N, k)` of `series` `(N,)` at panel steps `(N, k)`; NaN where the panel has no such step."""
+        if self._values is not None:
+            return self._values[series[:, None], step + self.padding]
+        n_features = self._panel.shape[2]
+        kept = self._kept[series].cpu().numpy()[:, None]
+        at = step.cpu().numpy()
+        inside = (at >= 0) & (at < self.n_steps)
+        found = self._panel[kept // n_features, np.where(inside, at, 0), kept % n_features]
+        return torch.from_numpy(np.where(inside, found, np.float32(np.nan))).to(self.device)
 
-def typical_change(values: npt.NDArray[np.float32], season: int, horizon: int) -> npt.NDArray[np.float64]:
-    """Mean absolute change over a season (over a horizon where there is less history), per row; 0 where unknown.
+    def _trainable(self, train_end: int) -> tuple[Tensor, Tensor]:
+        """Numbers (entity * n_features + feature) of the series that take part, and their typical change."""
+        kept, changes = [], []
+        for first, block in self._blocks():
+            block = block[:, :train_end]
+            change = typical_change(block, self.window.season_steps, self.window.horizon_steps)
+            usable = torch.nonzero((torch.isfinite(block).sum(1) >= MIN_SAMPLES) & (change > 0)).flatten()
+            kept.append(usable + first)
+            changes.append(change[usable])
+        if not sum(map(len, kept)):
+            raise DataQualityError(
+                f"none of {self._panel.shape[0] * self._panel.shape[2]} series has {MIN_SAMPLES} samples and any "
+                "change before the end of training time; collect a longer history or check the queries"
+            )
+        return torch.cat(kept), torch.cat(changes)
+
+    def _padded(self, width: int) -> Tensor:
+        """The series that take part, `(n_series, width)`, with NaN before and after."""
+        padded = torch.full((len(self), width), float("nan"), device=self.device)
+        for first, block in self._blocks():
+            rows = torch.nonzero((self._kept >= first) & (self._kept < first + len(block))).flatten()
+            padded[rows, self.padding : self.padding + self.n_steps] = block[self._kept[rows] - first]
+        return padded
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """The panel's series, `(n, n_steps)` on the device, some entities at a time, after the number of the first."""
+        n_entities, n_steps, n_features = self._panel.shape
+        each = max(1, CHUNK_CELLS // max(1, n_steps * n_features))
+        for start in range(0, n_entities, each):
+            part = torch.tensor(self._panel[start : start + each], device=self.device)
+            yield start * n_features, part.transpose(1, 2).reshape(-1, n_steps)
+
+
+def typical_change(values: Tensor, season: int, horizon: int) -> Tensor:
+    """Mean absolute change over a season (over a horizon where there is less history), float64 per row; 0 if unknown.
 
     `values`: `(n_series, n_steps)`, NaN = no sample. This is the scale that MASE divides by.
     """
-    result = np.zeros(len(values))
+    result = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     for lag in (season, horizon, 1):
         if values.shape[1] <= lag:
             continue
-        change = np.abs(values[:, lag:].astype(np.float64) - values[:, :-lag])
-        known = np.isfinite(change)
+        change = (values[:, lag:].double() - values[:, :-lag]).abs()
+        known = torch.isfinite(change)
         count = known.sum(1)
-        mean = np.where(known, change, 0.0).sum(1) / np.maximum(count, 1)
-        result = np.where((result == 0) & (count >= MIN_SAMPLES), mean, result)
+        mean = torch.where(known, change, 0.0).sum(1) / count.clamp(min=1)
+        result = torch.where((result == 0) & (count >= MIN_SAMPLES), mean, result)
     return result

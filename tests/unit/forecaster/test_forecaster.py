@@ -214,22 +214,3 @@ def test_too_short_a_history_is_refused_with_the_numbers() -> None:
     split = TimeSplit.by_fraction(panel.timestamps, train=0.5, calibration=0.2)
     with pytest.raises(DataQualityError, match="expected at least 24 and 12"):
         fit(panel, split, SMALL)
-
-
-def test_a_killed_training_goes_on_to_the_same_result(fitted: Fitted, tmp_path: Path) -> None:
-    class KilledError(Exception):
-        pass
-
-    def kill(report: object) -> None:
-        if getattr(report, "done", 0) >= 30:
-            raise KilledError
-
-    config = replace(SMALL, max_steps=40, evaluate_every=10, checkpoint_every=10)
-    whole = fit(fitted.panel, fitted.split, config).export(tmp_path / "whole")
-    resumable = replace(config, checkpoint=tmp_path / "checkpoint")
-    with pytest.raises(KilledError):
-        fit(fitted.panel, fitted.split, resumable, progress=kill)
-    seen: list[int] = []
-    resumed = fit(fitted.panel, fitted.split, resumable, progress=lambda p: seen.append(p.done))
-    assert seen == [30, 40]
-    assert resumed.export(tmp_path / "resumed").sha256 == whole.sha256

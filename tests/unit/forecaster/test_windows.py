@@ -30,7 +30,7 @@ def test_targets_of_a_sample_lie_inside_its_span() -> None:
     values = planted()
     values[:, :, :2] = np.where(np.isnan(values[:, :, :2]), np.nan, np.arange(900.0)[None, :, None])
     source = WindowSource(panel_of(values), train_end=900, device=torch.device("cpu"))
-    batch = source.sample(500, 100, 200, torch.Generator().manual_seed(0))
+    batch = source.batch(*source.draw(500, 100, 200, torch.Generator().manual_seed(0)))
     steps = batch.target[batch.feature < 2]
     assert steps.min() >= 100
     assert steps.max() <= 199
@@ -57,7 +57,7 @@ def test_a_panel_without_any_change_is_refused_with_what_to_do() -> None:
 
 
 def test_the_scale_is_the_change_over_a_season_and_falls_back_when_history_is_short() -> None:
-    ramp = np.arange(200, dtype=np.float32)[None]
+    ramp = torch.arange(200.0)[None]
     assert typical_change(ramp, WINDOW.season_steps, WINDOW.horizon_steps)[0] == 48
     assert typical_change(ramp[:, :40], WINDOW.season_steps, WINDOW.horizon_steps)[0] == 12
     assert typical_change(ramp[:, :3], WINDOW.season_steps, WINDOW.horizon_steps)[0] == 0
