@@ -28,7 +28,7 @@ def check_catalogue(catalogue: Catalogue) -> tuple[Finding, ...]:
         PermanentError: promtool does not answer.
     """
     found: list[Finding] = []
-    denied = _denied()
+    denied = denied_metrics()
     for feature in catalogue.features:
         try:
             names = metric_names(feature.spec.promql) | set(feature.counters)
@@ -47,7 +47,8 @@ def check_catalogue(catalogue: Catalogue) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _denied() -> list[tuple[re.Pattern[str], str]]:
+def denied_metrics() -> list[tuple[re.Pattern[str], str]]:
+    """Patterns of metric names that OpenShift does not have, each with the reason."""
     entries = parse_yaml(packaged_text("denied"), "denied metrics")["denied"]
     return [(re.compile(e["metric"]), e["why"]) for e in entries]
 
