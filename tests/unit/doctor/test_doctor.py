@@ -218,7 +218,7 @@ def deployment(image: str, **metadata: object) -> dict[str, Any]:
 async def test_a_namespace_of_a_cluster_is_examined_without_what_controllers_made() -> None:
     emulator = Emulator()
     emulator.load([deployment("r/c:latest"), {**deployment("r/c:latest"), "metadata": {"name": "o", "namespace": "m"}}])
-    emulator.controllers.step()
+    await emulator.controllers.step()
     cluster = emulator.cluster()
     assert await find_platform(cluster) is Platform.VANILLA
     objects, unread = await read_cluster(cluster, "n")
