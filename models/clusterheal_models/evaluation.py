@@ -7,7 +7,7 @@ What `evaluate` returns has the same shape for both models and is JSON-ready; `g
   two evaluations can be compared when their windows are equal.
 - `primary`: the name of the figure that decides; lower is better. `score`: the model's, `peers`: each peer's.
 - `blocks`: per origin (or block of time) the primary figure of `model` and of each peer, for a paired bootstrap.
-- `by_kind`: per entity kind the primary figure of `model` and of each peer.
+- `by_kind`: per entity kind the primary figure of `model` and of each peer; `blocks_by_kind`: their `blocks`.
 - `figures`: everything else that was measured, by name.
 - `checks`: `{name, passed, detail}`; one that failed stops the gate whatever the scores say.
 """
@@ -70,6 +70,7 @@ def assemble(
     peers: Mapping[str, float],
     blocks: Mapping[str, list[float]],
     by_kind: Mapping[str, Mapping[str, float]],
+    blocks_by_kind: Mapping[str, Mapping[str, list[float]]],
     figures: Mapping[str, Any],
     checks: list[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def assemble(
         "peers": dict(peers),
         "blocks": {k: list(v) for k, v in blocks.items()},
         "by_kind": {k: dict(v) for k, v in by_kind.items()},
+        "blocks_by_kind": {k: dict(v) for k, v in blocks_by_kind.items()},
         "figures": dict(figures),
         "checks": checks,
     }

@@ -1,4 +1,8 @@
-"""May a candidate be rolled out? It must beat naive peers, and not be worse than the version in service."""
+"""May a candidate be rolled out? It must beat naive peers, and nowhere be worse than the version in service.
+
+Every comparison is paired: both scored the same blocks of time, and a bootstrap over the blocks says whether their
+difference is more than chance.
+"""
 
 from __future__ import annotations
 
@@ -34,42 +38,75 @@ class GateVerdict:
             raise GateRejected("; ".join(self.reasons))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How much worse (above 0) or better (below) one method scored than another on the same blocks of time.
+
+    `low` and `high` bound the mean difference at 95 %; `None` with fewer than `MIN_BLOCKS` blocks, when a share of
+    the other's score decides.
+    """
+
+    ours: float
+    theirs: float
+    low: float | None
+    high: float | None
+
+    @property
+    def better(self) -> bool:
+        return self.ours < self.theirs and (self.high is None or self.high < 0)
+
+    @property
+    def worse(self) -> bool:
+        return self.ours > self.theirs * (1 + FEW_BLOCKS_TOLERANCE) if self.low is None else self.low > 0
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.ours:.4f} against {self.theirs:.4f} (too few blocks of time for an interval)"
+        bounds = f"[{self.low:+.4f}, {self.high:+.4f}]"
+        return f"{self.ours:.4f} against {self.theirs:.4f}, difference in {bounds} at {CONFIDENCE:.0%}"
+
+
 def decide(candidate: Mapping[str, Any], incumbent: Mapping[str, Any] | None) -> GateVerdict:
     """Judge a candidate's evaluation; both evaluations come from `evaluate` on the same held-out time.
 
-    It is refused when any figure is missing or not finite, when a check failed, when a naive peer is at least as good,
-    or when it is worse than the incumbent beyond the 95 % bound of a paired bootstrap over blocks of time.
+    It is refused when any figure is missing or not finite, when a check failed, when it does not beat every naive peer
+    beyond chance, or when it is worse beyond chance than a naive peer in any entity class, or than the incumbent on
+    the whole or in any class.
 
     Raises:
         InvalidInput: the two evaluations are not of the same model on the same data.
     """
-    failed: list[str] = []
-    passed: list[str] = []
     holes = list(_holes(candidate, "candidate"))
     if holes:
         shown = ", ".join(holes[:5]) + (f" and {len(holes) - 5} more" if len(holes) > 5 else "")
         return GateVerdict(passed=False, reasons=(f"figures are missing or not finite: {shown}",))
-    for entry in candidate["checks"]:
-        line = f"check {entry['name']}: {entry['detail']}"
-        (passed if entry["passed"] else failed).append(line)
-    score, primary = float(candidate["score"]), candidate["primary"]
-    if not candidate["peers"]:
-        failed.append("no naive peer was evaluated, so nothing shows that the model is worth serving")
-    for peer, figure in candidate["peers"].items():
-        better = score < float(figure)
-        line = f"{primary} {score:.4f} {'beats' if better else 'does not beat'} {peer} at {float(figure):.4f}"
-        (passed if better else failed).append(line)
+    results = [(entry["passed"] is True, f"check {entry['name']}: {entry['detail']}") for entry in candidate["checks"]]
+    results += _against_peers(candidate)
     if incumbent is not None:
-        worse, line = compare(candidate, incumbent)
-        (failed if worse else passed).append(line)
-    return GateVerdict(passed=not failed, reasons=tuple(failed + passed))
+        results += _against_incumbent(candidate, incumbent)
+    failed = [line for passed, line in results if not passed]
+    return GateVerdict(passed=not failed, reasons=(*failed, *(line for passed, line in results if passed)))
 
 
-def compare(candidate: Mapping[str, Any], incumbent: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the candidate is worse than the incumbent beyond chance, and the comparison in words.
+def _against_peers(candidate: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    primary = candidate["primary"]
+    if not candidate["peers"]:
+        yield False, "no naive peer was evaluated, so nothing shows that the model is worth serving"
+    for peer, figure in candidate["peers"].items():
+        found = _difference(candidate["score"], figure, candidate["blocks"]["model"], candidate["blocks"].get(peer, []))
+        yield found.better, f"{primary} {'beats' if found.better else 'does not beat'} {peer}: {found}"
+        for kind, figures in candidate["by_kind"].items():
+            if peer not in figures:
+                yield False, f"{primary} of {kind}: {peer} was not evaluated"
+                continue
+            blocks = candidate["blocks_by_kind"].get(kind, {})
+            found = _difference(figures["model"], figures[peer], blocks.get("model", []), blocks.get(peer, []))
+            yield not found.worse, f"{primary} of {kind} {_in_words(found)} {peer}: {found}"
 
-    Raises:
-        InvalidInput: different models, figures or held-out data.
+
+def _against_incumbent(candidate: Mapping[str, Any], incumbent: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Raises:
+    InvalidInput: different models, figures or held-out data.
     """
     for key in ("model", "primary", "window"):
         if candidate[key] != incumbent[key]:
@@ -79,20 +116,30 @@ def compare(candidate: Mapping[str, Any], incumbent: Mapping[str, Any]) -> tuple
             )
     primary = candidate["primary"]
     if any(_holes(incumbent, "incumbent")):
-        return False, f"the version in service has figures that are not finite; {primary} cannot be compared"
+        yield True, f"the version in service has figures that are not finite; {primary} cannot be compared"
+        return
+    serving = "the version in service"
     ours, theirs = candidate["blocks"]["model"], incumbent["blocks"]["model"]
-    scores = (
-        f"{primary} {float(candidate['score']):.4f} against {float(incumbent['score']):.4f} of the version in service"
-    )
-    if len(ours) != len(theirs) or len(ours) < MIN_BLOCKS:
-        limit = float(incumbent["score"]) * (1 + FEW_BLOCKS_TOLERANCE)
-        worse = float(candidate["score"]) > limit
-        return worse, f"{scores}: {'more' if worse else 'not more'} than {FEW_BLOCKS_TOLERANCE:.0%} worse"
-    low, high = bootstrap_bounds(np.subtract(ours, theirs))
-    worse = low > 0
-    return worse, f"{scores}: difference in [{low:+.4f}, {high:+.4f}] at {CONFIDENCE:.0%}, " + (
-        "worse beyond chance" if worse else "not worse beyond chance"
-    )
+    found = _difference(candidate["score"], incumbent["score"], ours, theirs)
+    yield not found.worse, f"{primary} {_in_words(found)} {serving}: {found}"
+    for kind, figures in incumbent["by_kind"].items():
+        if kind not in candidate["by_kind"]:
+            yield False, f"{primary} of {kind}: {serving} has a figure, the candidate has none"
+            continue
+        blocks = [e["blocks_by_kind"].get(kind, {}).get("model", []) for e in (candidate, incumbent)]
+        found = _difference(candidate["by_kind"][kind]["model"], figures["model"], *blocks)
+        yield not found.worse, f"{primary} of {kind} {_in_words(found)} {serving}: {found}"
+
+
+def _difference(ours: float, theirs: float, our_blocks: Sequence[float], their_blocks: Sequence[float]) -> Difference:
+    low = high = None
+    if len(our_blocks) == len(their_blocks) >= MIN_BLOCKS:
+        low, high = bootstrap_bounds(np.subtract(our_blocks, their_blocks))
+    return Difference(ours=float(ours), theirs=float(theirs), low=low, high=high)
+
+
+def _in_words(found: Difference) -> str:
+    return "is worse than" if found.worse else "is not worse than"
 
 
 def bootstrap_bounds(difference: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -10,6 +10,19 @@ from clusterheal_models.gate import bootstrap_bounds, decide
 
 from clusterheal.errors import GateRejected, InvalidInput
 
+PEERS = {"persistence": 1.0}
+
+
+def by_kind(**blocks: list[float]) -> dict[str, dict[str, float]]:
+    return {kind: {"model": float(np.mean(values)), "persistence": 1.0} for kind, values in blocks.items()}
+
+
+def of_kinds(**blocks: list[float]) -> dict[str, Any]:
+    """An evaluation whose entity classes scored `blocks` each, beside a peer at 1.0."""
+    together = np.mean(list(blocks.values()), axis=0).tolist()
+    parts = {kind: {"model": values, "persistence": [1.0] * len(values)} for kind, values in blocks.items()}
+    return evaluation(together, by_kind=by_kind(**blocks), blocks_by_kind=parts)
+
 
 def evaluation(blocks: list[float], *, peers: dict[str, float] | None = None, **changes: Any) -> dict[str, Any]:
     return {
@@ -19,9 +32,10 @@ def evaluation(blocks: list[float], *, peers: dict[str, float] | None = None, **
         "window": {"start_ns": 0, "end_ns": 1, "origins": len(blocks), "data_sha256": "d"},
         "primary": "scrps",
         "score": float(np.mean(blocks)),
-        "peers": {"persistence": 1.0, "seasonal_naive": 1.2} if peers is None else peers,
+        "peers": PEERS if peers is None else peers,
         "blocks": {"model": blocks, "persistence": [1.0] * len(blocks)},
-        "by_kind": {"node": {"model": 0.5, "persistence": 1.0}},
+        "by_kind": by_kind(node=blocks),
+        "blocks_by_kind": {"node": {"model": blocks, "persistence": [1.0] * len(blocks)}},
         "figures": {"coverage80": 0.8},
         "checks": [{"name": "finite", "passed": True, "detail": "0 not finite"}],
         **changes,
@@ -34,17 +48,49 @@ GOOD = [0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.52, 0.48]
 def test_a_model_that_beats_its_peers_passes_and_says_against_whom() -> None:
     verdict = decide(evaluation(GOOD), None)
     assert verdict.passed
-    assert any("beats persistence at 1.0000" in r for r in verdict.reasons)
+    assert "scrps beats persistence: 0.5000 against 1.0000, difference in [-0.5400, -0.4600] at 95%" in verdict.reasons
     verdict.require()
 
 
-@pytest.mark.parametrize("peer", [0.3, 0.5])
-def test_a_naive_peer_that_is_as_good_refuses_the_model(peer: float) -> None:
-    verdict = decide(evaluation(GOOD, peers={"persistence": peer}), None)
+@pytest.mark.parametrize("peer", [0.3, 0.5, 0.505])
+def test_a_naive_peer_that_is_as_good_within_chance_refuses_the_model(peer: float) -> None:
+    blocks = {"model": GOOD, "persistence": [peer] * len(GOOD)}
+    verdict = decide(evaluation(GOOD, peers={"persistence": peer}) | {"blocks": blocks}, None)
     assert not verdict.passed
     assert "does not beat persistence" in verdict.reasons[0]
     with pytest.raises(GateRejected, match="does not beat persistence"):
         verdict.require()
+
+
+def test_a_class_that_a_naive_peer_serves_better_refuses_the_model_though_the_mean_is_good() -> None:
+    verdict = decide(of_kinds(node=[b + 0.6 for b in GOOD], pod=[b - 0.3 for b in GOOD]), None)
+    assert not verdict.passed
+    assert verdict.reasons[0].startswith("scrps of node is worse than persistence: 1.1000 against 1.0000")
+    assert sum("scrps beats persistence" in r for r in verdict.reasons) == 1
+    assert any(r.startswith("scrps of pod is not worse than persistence") for r in verdict.reasons)
+
+
+def test_a_class_that_got_worse_refuses_the_model_though_the_mean_got_better() -> None:
+    before = of_kinds(node=GOOD, pod=GOOD)
+    after = of_kinds(node=[b + 0.1 for b in GOOD], pod=[b - 0.3 for b in GOOD])
+    verdict = decide(after, before)
+    assert [r for r in verdict.reasons if "is worse than" in r] == [
+        "scrps of node is worse than the version in service: 0.6000 against 0.5000, "
+        "difference in [+0.1000, +0.1000] at 95%"
+    ]
+    assert not verdict.passed
+
+
+def test_a_class_that_disappeared_from_the_candidate_is_no_pass() -> None:
+    verdict = decide(of_kinds(pod=GOOD), of_kinds(node=GOOD, pod=GOOD))
+    assert not verdict.passed
+    assert verdict.reasons[0] == "scrps of node: the version in service has a figure, the candidate has none"
+
+
+def test_a_class_without_a_peers_figure_is_no_pass() -> None:
+    verdict = decide(evaluation(GOOD, by_kind={"node": {"model": 0.5}}), None)
+    assert not verdict.passed
+    assert "persistence was not evaluated" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +100,7 @@ def test_a_naive_peer_that_is_as_good_refuses_the_model(peer: float) -> None:
         ({"score": float("nan")}, "candidate.score"),
         ({"figures": {"coverage80": None}}, "candidate.figures.coverage80"),
         ({"by_kind": {"node": {"model": float("inf")}}}, "candidate.by_kind.node.model"),
+        ({"blocks_by_kind": {"node": {"model": [float("nan")]}}}, "candidate.blocks_by_kind.node.model[0]"),
         ({"blocks": {"model": [0.5, None]}}, "candidate.blocks.model[1]"),
     ],
 )
@@ -78,7 +125,7 @@ def test_without_any_peer_nothing_shows_that_the_model_is_worth_serving() -> Non
 def test_worse_than_the_version_in_service_beyond_chance_is_refused() -> None:
     verdict = decide(evaluation([b + 0.1 for b in GOOD]), evaluation(GOOD))
     assert not verdict.passed
-    assert "worse beyond chance" in verdict.reasons[0]
+    assert verdict.reasons[0].startswith("scrps is worse than the version in service")
 
 
 def test_worse_within_chance_passes() -> None:
@@ -86,7 +133,7 @@ def test_worse_within_chance_passes() -> None:
     candidate = evaluation([b + n + 0.003 for b, n in zip(GOOD, noise, strict=True)])
     verdict = decide(candidate, evaluation(GOOD))
     assert verdict.passed
-    assert any("not worse beyond chance" in r for r in verdict.reasons)
+    assert any(r.startswith("scrps is not worse than the version in service") for r in verdict.reasons)
 
 
 def test_with_few_blocks_five_percent_is_the_limit() -> None:

@@ -65,6 +65,10 @@ def evaluate_detector(package: ModelPackage, panel: FeaturePanel, split: TimeSpl
             str(kind): {name: float(m[:, kinds == kind].mean()) for name, m in missed.items()}
             for kind in sorted(set(kinds))
         },
+        blocks_by_kind={
+            str(kind): {name: m[:, kinds == kind].mean((1, 2)).tolist() for name, m in missed.items()}
+            for kind in sorted(set(kinds))
+        },
         figures={
             "missed_by_magnitude": {
                 f"{size:g}": {name: float(m[..., i].mean()) for name, m in missed.items()}

@@ -67,16 +67,16 @@ def evaluate_forecaster(package: ModelPackage, panel: FeaturePanel, split: TimeS
     coverage = _mean(np.stack(covered).reshape(len(starts), -1)[:, scored])
     mase = _mean(np.stack(errors).reshape(len(starts), -1)[:, scored])
     kinds = np.tile([f.entity_kind for f in panel.contract.features], len(panel.entities))[scored]
-    blocks = {name: np.array([_mean(row) for row in v]) for name, v in stacked.items()}
-    kept = np.isfinite(np.stack(list(blocks.values()))).all(0)
+    figures_by_kind = _by_kind(stacked, kinds)
     return assemble(
         package,
         window=held_out_window(panel, split, origins=len(starts)),
         primary="scrps",
         score=_mean(stacked["model"]),
         peers={name: _mean(stacked[name]) for name in names[1:]},
-        blocks={name: v[kept].tolist() for name, v in blocks.items()},
-        by_kind=_by_kind(stacked, kinds),
+        blocks=_blocks(stacked),
+        by_kind=figures_by_kind,
+        blocks_by_kind={k: _blocks({n: v[:, kinds == k] for n, v in stacked.items()}) for k in figures_by_kind},
         figures={"mase": mase, "coverage80": coverage, "series": len(scored)},
         checks=[
             check("finite", nonfinite == 0, f"{nonfinite} forecasts are not finite where there is data; expected none"),
@@ -117,6 +117,13 @@ def _nonfinite(quantiles: Float64, inputs: ModelInputs) -> int:
     """Forecast cells that are not finite although their window has a sample."""
     has_data = np.isfinite(inputs.recent).any(1) | np.isfinite(inputs.seasonal).any((1, 2))
     return int(np.count_nonzero(~np.isfinite(quantiles) & np.asarray(has_data)[:, None, :, None]))
+
+
+def _blocks(stacked: Mapping[str, Float64]) -> dict[str, list[float]]:
+    """Mean over series per origin `(n_origins, n_series)`; origins that any method lacks are left out for all."""
+    blocks = {name: np.array([_mean(row) for row in v]) for name, v in stacked.items()}
+    kept = np.isfinite(np.stack(list(blocks.values()))).all(0)
+    return {name: v[kept].tolist() for name, v in blocks.items()}
 
 
 def _by_kind(stacked: Mapping[str, Float64], kinds: npt.NDArray[np.str_]) -> dict[str, dict[str, float]]:
