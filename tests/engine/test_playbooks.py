@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from platform_kit import Platform
 
-from clusterheal.contracts import IncidentState, Verdict
+from clusterheal.contracts import FeatureContract, IncidentState, Verdict
 from clusterheal.engine.names import CORDON_OWNER
 from clusterheal.engine.signals.gpu import CHANGED_XIDS, CURRENT_XIDS
+from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.signals.prometheus import FIRING, SINCE
 from clusterheal.errors import RetryableError
+from clusterheal.kube.inference_service import PREVIOUS, VERSION_LABEL, Placement, Previous
 from clusterheal.kube.ports import Manifest, PatchType
-from clusterheal.kube.resources import APPLICATIONS, DEPLOYMENTS, NODES, PERSISTENT_VOLUME_CLAIMS
+from clusterheal.kube.resources import APPLICATIONS, DEPLOYMENTS, INFERENCE_SERVICES, NODES, PERSISTENT_VOLUME_CLAIMS
 from clusterheal.local.kube.platform import platform_definitions
-from clusterheal.local.simulation.scenario import SHOP
+from clusterheal.local.simulation.scenario import NAMESPACE, SHOP
 
 Sim = Callable[[Callable[[Platform], Awaitable[None]]], None]
 
@@ -423,5 +425,101 @@ def test_what_was_changed_behind_gits_back_is_synced_by_argo_cd(sim: Sim) -> Non
         entry = {"name": "main", "image": "registry.example/shop:1"}  # Argo CD does its work
         await p.patch("cart", {"spec": {"template": {"spec": {"containers": [entry]}}}})
         await p.until(IncidentState.RESOLVED)
+
+    sim(test)
+
+
+def a_model(previous: timedelta | None = timedelta(hours=1), *, now: Any = None) -> Manifest:
+    path = "s3://models/anomaly-detector"
+    notes = {}
+    if previous is not None:
+        before = Placement(uri=f"{path}/v000001/", labels={VERSION_LABEL: "v000001"})
+        notes = {PREVIOUS: Previous(placement=before, since=now - previous).to_json()}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": "anomaly-detector",
+            "namespace": NAMESPACE,
+            "labels": {VERSION_LABEL: "v000002"},
+            "annotations": notes,
+        },
+        "spec": {
+            "predictor": {"model": {"storageUri": f"{path}/v000002/", "modelFormat": {"name": "clusterheal-onnx"}}}
+        },
+    }
+
+
+async def serve(p: Platform, ready: str) -> None:
+    """Play KServe's controller."""
+    since = f"{p.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+    patch = {"status": {"conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": since}]}}
+    await p.cluster.patch(
+        INFERENCE_SERVICES,
+        "anomaly-detector",
+        patch,
+        patch_type=PatchType.MERGE,
+        namespace=NAMESPACE,
+        subresource="status",
+    )
+
+
+@pytest.mark.parametrize("how", ["not-ready", "alert", "contract"])
+def test_a_model_in_trouble_after_its_rollout_goes_back_to_the_version_before(sim: Sim, how: str) -> None:
+    async def test(p: Platform) -> None:
+        p.emulator.load(platform_definitions())
+        p.emulator.load([a_model(now=p.clock.now())])
+        await p.policy()
+        scorer = Mismatched() if how == "contract" else None
+        engine = await p.engine(scorer=scorer)
+        await serve(p, "False" if how == "not-ready" else "True")
+        labels = {"alertname": "ModelDrifting", "model_name": "anomaly-detector", "namespace": "", "workload": ""}
+        began = await p.alert(engine, **labels) if how == "alert" else None
+        acted = await p.until(IncidentState.VERIFYING, within=900)
+        found = await p.cluster.get(INFERENCE_SERVICES, "anomaly-detector", namespace=NAMESPACE)
+        assert found["spec"]["predictor"]["model"]["storageUri"] == "s3://models/anomaly-detector/v000001/"
+        assert found["spec"]["predictor"]["model"]["modelFormat"] == {"name": "clusterheal-onnx"}
+        assert found["metadata"]["labels"][VERSION_LABEL] == "v000001"
+        assert acted.diagnosis is not None
+        assert "version v000002 replaced v000001" in acted.diagnosis.explanation
+        await serve(p, "True")
+        if scorer is not None:
+            scorer.mended = True
+        if began is not None:
+            await p.alert(engine, "resolved", started=began, **labels)
+        await p.until(IncidentState.RESOLVED)
+
+    sim(test)
+
+
+class Mismatched:
+    """A scorer whose models disagree on the feature contract until `mended`."""
+
+    mended = False
+
+    @property
+    def contract(self) -> FeatureContract:
+        raise AssertionError("no verdict, so nobody asks")
+
+    async def score(self, end: datetime) -> ModelVerdicts:
+        if self.mended:
+            return ModelVerdicts(scored_at=end, problem="no series")
+        return ModelVerdicts(scored_at=end, problem="feature contract: v2 is not v1", mismatch=True)
+
+
+@pytest.mark.parametrize(
+    ("previous", "says"),
+    [(None, "no version before it is noted"), (timedelta(days=30), "the rollout is not the cause")],
+)
+def test_a_model_without_a_recent_rollout_is_handed_over(sim: Sim, previous: timedelta | None, says: str) -> None:
+    async def test(p: Platform) -> None:
+        p.emulator.load(platform_definitions())
+        p.emulator.load([a_model(previous, now=p.clock.now())])
+        await p.policy()
+        await p.engine()
+        await serve(p, "False")
+        ended = await p.until(IncidentState.ESCALATED, within=900)
+        assert says in ended.message
+        assert "rules alone" in ended.message
 
     sim(test)

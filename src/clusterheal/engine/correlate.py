@@ -15,10 +15,12 @@ _TYPES = {"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset":
 def target_of_labels(labels: Mapping[str, str], snapshot: Snapshot) -> ObjectRef | None:
     """The root object that an alert's labels name; `None` when nothing in this cluster matches.
 
-    The most specific label wins: a volume claim, a workload, a pod, an annotated instance, a pool, a node. `job` is no
-    hint: in Prometheus it is the scrape job.
+    The most specific label wins: a model, a volume claim, a workload, a pod, an annotated instance, a pool, a node.
+    `job` is no hint: in Prometheus it is the scrape job.
     """
     namespace = labels.get("namespace") or labels.get("exported_namespace")
+    if (model := labels.get("model_name")) and (service := snapshot.inference_service(model, namespace)) is not None:
+        return service
     if namespace:
         found = _in_namespace(namespace, labels, snapshot)
         if found is not None:
@@ -84,6 +86,8 @@ def normalised(ref: ObjectRef, snapshot: Snapshot) -> ObjectRef | None:
         return None
     if ref.kind == "PersistentVolumeClaim":
         return snapshot.claim(ref.namespace, ref.name)
+    if ref.kind == "InferenceService":
+        return snapshot.inference_service(ref.name, ref.namespace)
     return snapshot.workload(ref.namespace, ref.name, ref.kind)
 
 

@@ -13,7 +13,7 @@ from clusterheal.engine.correlate import target_of_entity
 from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.signals.kubernetes import scan
 from clusterheal.engine.signals.live import Scorer
-from clusterheal.engine.signals.models import ModelVerdicts, detection_signal, forecast_signals
+from clusterheal.engine.signals.models import ModelVerdicts, contract_signal, detection_signal, forecast_signals
 from clusterheal.engine.signals.prometheus import Queries, poll
 from clusterheal.engine.store import IncidentStore
 from clusterheal.engine.world import World
@@ -57,6 +57,9 @@ class PollingObserver:
         """
         verdicts = await self._score()
         seen = scan(world.snapshot)
+        mismatch = contract_signal(verdicts, world.snapshot, self._store.namespace)
+        if mismatch is not None:
+            seen.append(mismatch)
         polled = {SignalSource.KUBERNETES}
         if verdicts.contract_sha256 is not None and verdicts.problem is None:
             seen += self._of_models(verdicts, world)

@@ -57,7 +57,7 @@ class ServedModels:
             live = await self._connected()
         except ClusterhealError as exc:
             self._checked_at = None
-            return ModelVerdicts(scored_at=end, problem=str(exc))
+            return ModelVerdicts(scored_at=end, problem=str(exc), mismatch=isinstance(exc, ContractMismatch))
         verdicts = await live.score(end)
         if verdicts.problem is not None:
             self._checked_at = None  # perhaps a rollout changed the contract: ask again

@@ -53,7 +53,7 @@ class IncidentStore:
         self._cluster = cluster
         self._cache = cache
         self._clock = clock
-        self._namespace = namespace
+        self.namespace = namespace
         self._linger = linger
         self._timeout = request_timeout.total_seconds()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -143,7 +143,7 @@ class IncidentStore:
         sequence = 1 if last is None else last.sequence + 1
         return Record(
             name=incident_name(signal.target, sequence),
-            namespace=self._namespace,
+            namespace=self.namespace,
             target=signal.target,
             opened_at=self._clock.now(),
             observations=(),
@@ -153,9 +153,9 @@ class IncidentStore:
         body = encode(record)
         if record.resource_version is None:
             body.pop("status")
-            written = await self._cluster.create(INCIDENTS, body, namespace=self._namespace)
+            written = await self._cluster.create(INCIDENTS, body, namespace=self.namespace)
         else:
-            written = await self._cluster.update(INCIDENTS, body, namespace=self._namespace)
+            written = await self._cluster.update(INCIDENTS, body, namespace=self.namespace)
         self._cache.put(INCIDENTS, written)
 
     async def amend(self, name: str, change: Callable[[Record], Record]) -> Record:
@@ -165,7 +165,7 @@ class IncidentStore:
             ApiError: 404 when there is no such incident; ApiRetryable; Superseded.
         """
         for _ in range(ATTEMPTS):
-            record = decode(await self._cluster.get(INCIDENTS, name, namespace=self._namespace))
+            record = decode(await self._cluster.get(INCIDENTS, name, namespace=self.namespace))
             changed = change(record)
             if changed == record:
                 return record
@@ -185,7 +185,7 @@ class IncidentStore:
         """
         body = encode(record)
         body.pop("status")
-        written = await self._cluster.create(INCIDENTS, body, namespace=self._namespace)
+        written = await self._cluster.create(INCIDENTS, body, namespace=self.namespace)
         self._cache.put(INCIDENTS, written)
         return decode(written)
 
@@ -198,7 +198,7 @@ class IncidentStore:
         try:
             async with asyncio.timeout(self._timeout):
                 written = await self._cluster.update(
-                    INCIDENTS, encode(record), namespace=self._namespace, subresource="status"
+                    INCIDENTS, encode(record), namespace=self.namespace, subresource="status"
                 )
         except TimeoutError as exc:
             raise ApiRetryable(f"incident {record.name}: no answer within {self._timeout} s") from exc
@@ -215,10 +215,10 @@ class IncidentStore:
         Raises:
             ApiError, ApiRetryable.
         """
-        found: Manifest = await self._cluster.get(INCIDENTS, name, namespace=self._namespace)
+        found: Manifest = await self._cluster.get(INCIDENTS, name, namespace=self.namespace)
         self._cache.put(INCIDENTS, found)
         return decode(found)
 
     async def delete(self, record: Record) -> None:
         """Remove an incident that has ended long ago."""
-        await self._cluster.delete(INCIDENTS, record.name, namespace=self._namespace, uid=record.uid)
+        await self._cluster.delete(INCIDENTS, record.name, namespace=self.namespace, uid=record.uid)

@@ -93,6 +93,9 @@ def _health(record: Record, world: World) -> tuple[bool, str]:
         return ready, "the node is ready" if ready else "the node is not ready"
     if target.kind == "PersistentVolumeClaim":
         return _expanded(manifest)
+    if target.kind == "InferenceService":
+        ready = condition(manifest, "Ready").get("status") == "True"
+        return ready, "the InferenceService is ready" if ready else "the InferenceService is not ready"
     if target.kind not in ("Deployment", "StatefulSet"):
         return True, "has no replicas"
     available = int((manifest.get("status") or {}).get("availableReplicas") or 0)

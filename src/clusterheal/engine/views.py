@@ -211,7 +211,16 @@ class Snapshot:
             if owner is None:
                 return self._ref("ReplicaSet", pod.namespace, name)
             kind, name = owner["kind"], owner["name"]
+            kind, name = self._served_by(pod.namespace, kind, name)
         return self._ref(kind, pod.namespace, name) if kind in KINDS and kind != "Node" else pod.ref
+
+    def _served_by(self, namespace: str, kind: str, name: str) -> tuple[str, str]:
+        """The InferenceService that a predictor's Deployment belongs to: KServe would revert a change of the latter."""
+        deployment = self.get(DEPLOYMENTS, namespace, name) if kind == "Deployment" else None
+        owner = _controller(deployment) if deployment is not None else None
+        if owner is not None and owner["kind"] == "InferenceService":
+            return owner["kind"], owner["name"]
+        return kind, name
 
     def _ref(self, kind: str, namespace: str | None, name: str) -> ObjectRef:
         resource = KINDS[kind]
@@ -223,8 +232,15 @@ class Snapshot:
         """The workload of that name; without `kind` Deployments come first."""
         for candidate in [kind] if kind in WORKLOADS else list(WORKLOADS):
             if candidate and self.get(WORKLOADS[candidate], namespace, name) is not None:
-                return self._ref(candidate, namespace, name)
+                owner, named = self._served_by(namespace, candidate, name)
+                return self._ref(owner, namespace, named)
         return None
+
+    def inference_service(self, name: str, namespace: str | None) -> ObjectRef | None:
+        """The InferenceService of that name, in this namespace where it has one, else the only one in the cluster."""
+        found = [ref_of(INFERENCE_SERVICES, o) for o in self.all(INFERENCE_SERVICES) if o["metadata"]["name"] == name]
+        near = [ref for ref in found if ref.namespace == namespace]
+        return near[0] if near else found[0] if len(found) == 1 else None
 
     def claim(self, namespace: str, name: str) -> ObjectRef | None:
         """A PersistentVolumeClaim."""

@@ -16,11 +16,12 @@ from clusterheal.contracts import FeatureContract, ModelInputs, ModelPackage
 from clusterheal.contracts.requests import Tensor, golden_tensors
 from clusterheal.errors import ClusterhealError, InvalidInput
 from clusterheal.inference.client import InferenceClient
+from clusterheal.kube.inference_service import placement_of
 from clusterheal.kube.ports import Cluster, Manifest
 from clusterheal.registry.versions import ROLLBACK_HOLDER, ROLLBACK_REASON, ModelVersion, Property, State
 from clusterheal.rollout.probe import Connect
 from clusterheal.rollout.result import OnStep, RolloutOutcome, RolloutResult
-from clusterheal.rollout.service import Service, placement_of
+from clusterheal.rollout.service import Service
 from clusterheal.rollout.state import (
     REGISTRY_LABELS,
     VERSION_LABEL,
@@ -227,7 +228,7 @@ async def _drive(
     if rollout.state.step is Step.ROLL_BACK:
         return await _back(rollout, registry, version, rollout.state.reason or "its rollout was cut off")
     await asyncio.to_thread(registry.set_state, version.name, version.version, State.SERVING)
-    await rollout.service.release(rollout.state.target)
+    await rollout.service.release(rollout.state.target, replaced=rollout.state.previous)
     log.info("rolled out", extra={"model": version.name, "version": version.version})
     return _result(rollout, version, RolloutOutcome.PROMOTED, serving=version.version)
 

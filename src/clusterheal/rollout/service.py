@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
-from urllib.parse import urlparse
 
 from clusterheal.clock import Clock
 from clusterheal.errors import PermanentError, RetryableError
+from clusterheal.kube.inference_service import (
+    FIELD_MANAGER,
+    PREVIOUS,
+    Placement,
+    Previous,
+    configuration,
+    path_fields,
+    placement_of,
+)
 from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest, PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
-from clusterheal.rollout.state import ANNOTATION, REGISTRY_LABELS, VERSION_LABEL, Placement, RolloutBusy, RolloutState
+from clusterheal.rollout.state import ANNOTATION, RolloutBusy, RolloutState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FIELD_MANAGER = "clusterheal-rollout"
 ATTEMPTS = 8  # with doubling waits about half a minute, longer than an API server's restart behind a load balancer
-_OWN_LABELS = (
-    VERSION_LABEL,
-    f"{REGISTRY_LABELS}/name",
-    f"{REGISTRY_LABELS}/registered-model-id",
-    f"{REGISTRY_LABELS}/model-version-id",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Canary:
         """The `spec.canary[]` entry: the predictor in service with another name and path."""
         predictor = copy.deepcopy((found.get("spec") or {}).get("predictor") or {})
         model = predictor.setdefault("model", {})
-        own = _path_fields(found, self.uri)
+        own = path_fields(found, self.uri)
         model |= {"storage": {**model.get("storage", {}), **own["storage"]}} if "storage" in own else own
         return {"trafficPercent": self.percent, "predictor": {**predictor, "name": self.name}}
 
@@ -127,11 +128,13 @@ class Service:
         await self._fenced(placement_of(found), state, canary_of(found))
         return state
 
-    async def release(self, placement: Placement | None) -> None:
-        """Serve `placement` and drop the state: the rollout is over."""
+    async def release(self, placement: Placement | None, *, replaced: Placement | None = None) -> None:
+        """Serve `placement` and drop the state: the rollout is over. What it `replaced` is noted, to go back to."""
+        kept = replaced is not None and placement is not None and replaced.uri != placement.uri
+        previous = Previous(placement=replaced, since=self._clock.now()) if kept and replaced is not None else None
         found = await self._held()
         for _ in range(ATTEMPTS):
-            if await self._apply(found, placement, None):
+            if await self._apply(found, placement, None, previous=previous):
                 return
             again = await self.read()
             if again is not None and state_of(again) is None:
@@ -174,9 +177,13 @@ class Service:
         placement: Placement | None,
         state: RolloutState | None,
         canary: Canary | None = None,
+        previous: Previous | None = None,
     ) -> bool:
         """False when the object changed meanwhile; then read again."""
-        config = _configuration(self.name, self.namespace, found, placement, state)
+        notes = {} if state is None else {ANNOTATION: state.to_json()}
+        if state is None and previous is not None:
+            notes = {PREVIOUS: previous.to_json()}
+        config = configuration(self.name, self.namespace, found, placement, notes)
         if canary is not None and found is not None:
             config["spec"]["canary"] = [canary.entry(found)]
         try:
@@ -235,17 +242,6 @@ def state_of(service: Manifest) -> RolloutState | None:
     return RolloutState.from_json(text) if text else None
 
 
-def placement_of(service: Manifest) -> Placement | None:
-    """What the object serves by its spec; None when it has no model path."""
-    model = _model(service)
-    labels = service["metadata"].get("labels") or {}
-    storage = model.get("storage") or {}
-    uri = model.get("storageUri") or storage.get("path")
-    if not uri:
-        return None
-    return Placement(uri=str(uri), labels={k: labels[k] for k in _OWN_LABELS if k in labels})
-
-
 def canary_of(service: Manifest) -> Canary | None:
     """The canary entry that the object has, if any."""
     for entry in (service.get("spec") or {}).get("canary") or []:
@@ -262,57 +258,6 @@ def address_of(service: Manifest) -> str | None:
     status = service.get("status") or {}
     url = (status.get("address") or {}).get("url") or status.get("url")
     return str(url) if url else None
-
-
-def _model(service: Manifest) -> Mapping[str, Any]:
-    return ((service.get("spec") or {}).get("predictor") or {}).get("model") or {}
-
-
-def _configuration(
-    name: str, namespace: str, found: Manifest | None, placement: Placement | None, state: RolloutState | None
-) -> Manifest:
-    metadata: Manifest = {"name": name, "namespace": namespace}
-    if found is not None:
-        metadata["resourceVersion"] = found["metadata"]["resourceVersion"]
-        metadata["uid"] = found["metadata"]["uid"]
-    if state is not None:
-        metadata["annotations"] = {ANNOTATION: state.to_json()}
-    config: Manifest = {
-        "apiVersion": INFERENCE_SERVICES.api_version,
-        "kind": INFERENCE_SERVICES.kind,
-        "metadata": metadata,
-    }
-    if placement is not None:
-        metadata["labels"] = dict(placement.labels)
-        model: Manifest = _path_fields(found, placement.uri)
-        model |= _shell_fields(found)
-        config["spec"] = {"predictor": {"model": model}}
-    return config
-
-
-def _path_fields(found: Manifest | None, uri: str) -> Manifest:
-    """`storageUri`, or the path in the connection that the object already names."""
-    storage = _model(found).get("storage") if found is not None else None
-    if isinstance(storage, dict) and storage.get("key"):
-        path = urlparse(uri).path.lstrip("/") if "://" in uri else uri
-        return {"storage": {"path": path}}
-    return {"storageUri": uri}
-
-
-def _shell_fields(found: Manifest | None) -> Manifest:
-    """What an object needs that this rollout creates, and has to repeat as long as it is ours: an apply takes back
-    what it leaves out."""
-    if found is None:
-        return {"modelFormat": {"name": "clusterheal-onnx", "version": "1"}, "protocolVersion": "v2"}
-    owned: Mapping[str, Any] = next(
-        (
-            entry.get("fieldsV1", {}).get("f:spec", {}).get("f:predictor", {}).get("f:model", {})
-            for entry in found["metadata"].get("managedFields") or []
-            if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-        ),
-        {},
-    )
-    return {key: _model(found)[key] for key in ("modelFormat", "protocolVersion") if f"f:{key}" in owned}
 
 
 def _field_conflict(exc: ApiError) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 
+from clusterheal.kube.inference_service import FIELD_MANAGER, Placement
 from clusterheal.kube.ports import ApiError, Cluster, Manifest, PatchType
 from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, INFERENCE_SERVICES
-from clusterheal.rollout.service import FIELD_MANAGER, Service
-from clusterheal.rollout.state import ANNOTATION, Placement
+from clusterheal.rollout.service import Service
+from clusterheal.rollout.state import ANNOTATION
 
 SHADOW_OF = "clusterheal.io/shadow-of"
 CRD = f"{INFERENCE_SERVICES.plural}.{INFERENCE_SERVICES.group}"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from clusterheal.errors import PermanentError, RetryableError
+from clusterheal.kube.inference_service import REGISTRY_LABELS, ROLLOUT, VERSION_LABEL, Placement
 
-ANNOTATION = "clusterheal.io/rollout"
-VERSION_LABEL = "clusterheal.io/model-version"
-REGISTRY_LABELS = "modelregistry.opendatahub.io"
+ANNOTATION = ROLLOUT
 
 
 class RolloutBusy(RetryableError):
@@ -37,18 +35,6 @@ class Step(StrEnum):
     def comes_after(self, other: Step) -> bool:
         order = list(Step)
         return order.index(self) > order.index(other)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """What decides which model an InferenceService serves: its path and the labels that name the version."""
-
-    uri: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def version(self) -> str | None:
-        return self.labels.get(VERSION_LABEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +101,16 @@ class RolloutState:
                 f"annotation {ANNOTATION} cannot be read ({exc}); see what the InferenceService serves, "
                 "then remove the annotation"
             ) from exc
+
+
+__all__ = [
+    "ANNOTATION",
+    "REGISTRY_LABELS",
+    "VERSION_LABEL",
+    "Baseline",
+    "Placement",
+    "RolloutBusy",
+    "RolloutState",
+    "Step",
+    "StepFailed",
+]

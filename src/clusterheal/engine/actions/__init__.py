@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clusterheal.engine.actions import drain, resources, restart, scale, sync, uncordon, undo, volume
+from clusterheal.engine.actions import drain, model, resources, restart, scale, sync, uncordon, undo, volume
 from clusterheal.engine.actions.base import Action, Change, Gone, Refused, Stamp
 
 ACTIONS: Mapping[str, Action] = {
@@ -18,6 +18,7 @@ ACTIONS: Mapping[str, Action] = {
         resources.PatchResources(),
         volume.ExpandVolume(),
         sync.Sync(),
+        model.RollBackModel(),
     )
 }
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from clusterheal.clock import Clock
 from clusterheal.engine.actions import ACTIONS
 from clusterheal.engine.actions.base import Change, Gone, Refused, Stamp
-from clusterheal.engine.names import ACTION, FIELD_MANAGER, INCIDENT
+from clusterheal.engine.names import ACTION, INCIDENT
 from clusterheal.engine.records import ActionRecord
 from clusterheal.engine.views import KINDS
 from clusterheal.errors import RetryableError
@@ -168,12 +168,12 @@ def _stamped(change: Change, target: Manifest, stamp: Stamp) -> Change:
             {"op": "add", "path": "/metadata/annotations", "value": all_notes},
             {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
         ]
-        return Change(patch=[*change.patch, *extra], patch_type=change.patch_type)
+        return replace(change, patch=[*change.patch, *extra])
     patch = copy.deepcopy(change.patch)
     metadata = patch.setdefault("metadata", {})
     metadata["resourceVersion"] = version
     metadata["annotations"] = {**metadata.get("annotations", {}), **notes}
-    return Change(patch=patch, patch_type=change.patch_type)
+    return replace(change, patch=patch)
 
 
 async def _send(cluster: Cluster, intent: ActionRecord, change: Change, *, dry_run: bool) -> Manifest:
@@ -183,6 +183,6 @@ async def _send(cluster: Cluster, intent: ActionRecord, change: Change, *, dry_r
         change.patch,
         patch_type=change.patch_type,
         namespace=intent.target.namespace,
-        field_manager=FIELD_MANAGER,
+        field_manager=change.field_manager,
         dry_run=dry_run,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from clusterheal.engine.names import FIELD_MANAGER
 from clusterheal.engine.views import Snapshot
 from clusterheal.errors import PermanentError
 from clusterheal.kube.ports import Manifest, PatchType
@@ -35,6 +36,7 @@ class Change:
 
     patch: Any
     patch_type: PatchType = PatchType.MERGE
+    field_manager: str = FIELD_MANAGER
 
 
 class Action(Protocol):

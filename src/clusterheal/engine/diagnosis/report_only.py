@@ -14,10 +14,6 @@ _TEXT = {
     Symptom.TARGET_DOWN: (
         "Prometheus cannot scrape {target}. What it would have measured is unknown, so nothing is decided on it."
     ),
-    Symptom.MODEL_UNHEALTHY: (
-        "{target} does not answer. Decisions rest on rules alone until it does; roll back to the previous registered "
-        "version with `clusterheal rollout` if a new one broke it."
-    ),
 }
 
 

@@ -16,6 +16,9 @@ def check(case: GuardCase) -> Answer:
     verdicts = case.world.models
     if verdicts.problem is not None:
         return False, f"the models cannot be trusted now: {verdicts.problem}"
+    troubled = next((r.name for r in case.world.open_records if r.target.kind == "InferenceService"), None)
+    if troubled is not None:
+        return False, f"a model is in trouble itself, see incident {troubled}: only rules act meanwhile"
     for observation in from_models:
         said = observation.signal.details.get("contract_sha256")
         if verdicts.contract_sha256 is None or said != verdicts.contract_sha256:

@@ -65,13 +65,15 @@ class LiveScorer:
                 return ModelVerdicts(scored_at=end, problem=problem, quality=nothing)
             detections, forecasts = await asyncio.gather(self._detect(inputs), self._forecast(inputs))
         except ContractMismatch as exc:
-            return ModelVerdicts(scored_at=end, problem=f"feature contract: {exc}")
+            return ModelVerdicts(scored_at=end, problem=f"feature contract: {exc}", mismatch=True)
         except ClusterhealError as exc:
             return ModelVerdicts(scored_at=end, problem=str(exc))
         said = {d.contract_sha256 for d in detections} | {f.contract_sha256 for f in forecasts}
         wrong = said - {self.contract.sha256}
         if wrong:
-            return ModelVerdicts(scored_at=end, problem=f"verdicts for contract {sorted(wrong)[0][:12]}, not ours")
+            return ModelVerdicts(
+                scored_at=end, problem=f"verdicts for contract {sorted(wrong)[0][:12]}, not ours", mismatch=True
+            )
         return ModelVerdicts(
             scored_at=end,
             data_at=datetime.fromtimestamp(int(inputs.timestamp[0]) / 1e9, UTC),

@@ -9,10 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from clusterheal.contracts import Detection, FeatureContract, Forecast, ObjectRef, Signal, SignalSource
+from clusterheal.contracts import (
+    DETECTOR,
+    FORECASTER,
+    Detection,
+    FeatureContract,
+    Forecast,
+    ObjectRef,
+    Signal,
+    SignalSource,
+)
 from clusterheal.engine.names import digest, tokens
-from clusterheal.engine.signals.symptoms import symptom_of_feature
+from clusterheal.engine.signals.symptoms import Symptom, symptom_of_feature
 from clusterheal.engine.signals.window_quality import WindowQuality
+from clusterheal.engine.views import Snapshot, ref_of
+from clusterheal.kube.inference_service import previous_of
+from clusterheal.kube.ports import Manifest
+from clusterheal.kube.resources import INFERENCE_SERVICES
 
 Resolver = Callable[[str], ObjectRef | None]
 BREACH_PROBABILITY = 0.5  # a breach is predicted once the median path crosses
@@ -23,7 +36,7 @@ TOP = 5
 class ModelVerdicts:
     """The newest word of both models. `current`: newest sample of each (entity, feature), for verification.
 
-    `problem`: why there are none (contract mismatch, server down); the engine then acts on rules alone.
+    `problem`: why there are none (contract `mismatch`, server down); the engine then acts on rules alone.
     `quality`: how good the window was that they judged; `None`: no window was read.
     """
 
@@ -34,7 +47,32 @@ class ModelVerdicts:
     current: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     contract_sha256: str | None = None
     problem: str | None = None
+    mismatch: bool = False
     quality: WindowQuality | None = None
+
+
+def contract_signal(verdicts: ModelVerdicts, snapshot: Snapshot, namespace: str) -> Signal | None:
+    """Two models, or a model and its caller, disagree on the features: about the model that was rolled out last."""
+    known = (snapshot.get(INFERENCE_SERVICES, namespace, name) for name in (DETECTOR, FORECASTER))
+    ours = [obj for obj in known if obj is not None]
+    if not verdicts.mismatch or not ours:
+        return None
+    target = ref_of(INFERENCE_SERVICES, max(ours, key=_changed_at))
+    return Signal(
+        source=SignalSource.KUBERNETES,
+        name=Symptom.MODEL_CONTRACT.value,
+        fingerprint=f"model-contract-{digest(str(target), length=16)}",
+        target=target,
+        starts_at=verdicts.scored_at or snapshot.taken_at,
+        severity="critical",
+        summary=(verdicts.problem or "")[:500],
+        details={"symptom": Symptom.MODEL_CONTRACT.value},
+    )
+
+
+def _changed_at(service: Manifest) -> float:
+    previous = previous_of(service)
+    return 0.0 if previous is None else previous.since.timestamp()
 
 
 def default_threshold(feature: str, unit: str) -> float | None:

@@ -28,6 +28,9 @@ class Symptom(StrEnum):
     JOB_FAILED = "job-failed"
     TARGET_DOWN = "target-down"
     MODEL_UNHEALTHY = "model-unhealthy"
+    MODEL_CONTRACT = "model-contract"
+    MODEL_WORSE = "model-worse"
+    MODEL_STALE = "model-stale"
     ANOMALY = "anomaly"
     OTHER = "other"
 
@@ -58,6 +61,11 @@ _ALERTS: Mapping[str, Symptom] = {
     "MemoryLeakPredicted": Symptom.MEMORY_LEAK,
     "ContainerMemoryLeak": Symptom.MEMORY_LEAK,
     "WorkloadSaturated": Symptom.SATURATION,
+    "ModelServerDown": Symptom.MODEL_UNHEALTHY,
+    "ModelContractMismatch": Symptom.MODEL_CONTRACT,
+    "ModelStale": Symptom.MODEL_STALE,
+    "ModelDrifting": Symptom.MODEL_WORSE,
+    "ModelWorseThanPeers": Symptom.MODEL_WORSE,
 }
 _WORDS: tuple[tuple[frozenset[str], Symptom], ...] = (
     (frozenset({"memory", "leak"}), Symptom.MEMORY_LEAK),
