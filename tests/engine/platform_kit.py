@@ -19,7 +19,7 @@ from clusterheal.engine.world import Config
 from clusterheal.kube.ports import Cluster, Manifest, PatchType
 from clusterheal.kube.resources import DEPLOYMENTS, INCIDENTS, NAMESPACES, NODES, REMEDIATION_POLICIES
 from clusterheal.local.kube.emulator import Emulator
-from clusterheal.local.simulation.scenario import NAMESPACE, POOL, SHOP, _deployment, _node, crds
+from clusterheal.local.simulation.scenario import NAMESPACE, POOL, SHOP, _deployment, _node, definitions
 from clusterheal.local.simulation.virtual_time import VirtualClock, VirtualLoop
 
 CONFIG = Config(
@@ -43,7 +43,7 @@ class Platform:
         self.needs_memory: dict[str, float] = {}
         self.emulator = Emulator(clock=self.clock, faults=self._fault)
         self.cluster = self.emulator.cluster(manager="test")
-        self.emulator.load_files(crds())
+        self.emulator.load(definitions())
         self.emulator.load([*(_node(f"worker-{i}") for i in range(3)), POOL])
         for namespace in (SHOP, NAMESPACE):
             self._load({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})

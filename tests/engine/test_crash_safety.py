@@ -11,25 +11,18 @@ from typing import Any
 import pytest
 from platform_kit import CONFIG, Platform
 
-from clusterheal.contracts import IncidentState, ObjectRef, Signal, SignalSource
+from clusterheal.contracts import IncidentState
 from clusterheal.engine import decide as decide_module
 from clusterheal.engine.actions import apply as apply_module
-from clusterheal.engine.codec import encode
 from clusterheal.engine.names import LEASE_NAME
-from clusterheal.engine.records import ActionRecord, Observation, Record
 from clusterheal.engine.service import Service
 from clusterheal.kube.ports import ApiRetryable, Resource
 from clusterheal.kube.resources import DEPLOYMENTS, INCIDENTS, LEASES
 from clusterheal.local.kube.adapter import SimulatedCluster
-from clusterheal.local.kube.store import Change
-from clusterheal.local.simulation.invariants import Broken, Checker
 from clusterheal.local.simulation.run import run_seed
 from clusterheal.local.simulation.scenario import NAMESPACE
-from clusterheal.local.simulation.virtual_time import START
 
 Sim = Callable[[Callable[[Platform], Awaitable[None]]], None]
-
-CART = ObjectRef(api_version="apps/v1", kind="Deployment", namespace="shop", name="cart")
 
 
 class Dying(SimulatedCluster):
@@ -180,31 +173,3 @@ def test_the_simulation_notices_a_budget_that_is_exceeded(monkeypatch: pytest.Mo
     monkeypatch.setattr("clusterheal.engine.world.World.holding", property(blind))
     broken = [str(run_seed(seed).broken) for seed in range(6)]
     assert any("budget" in text or "both hold" in text for text in broken)
-
-
-def test_the_checker_refuses_an_intent_on_a_resolved_signal() -> None:
-    now = START
-    seen = Observation(
-        signal=Signal(source=SignalSource.ALERT, name="A", fingerprint="f", target=CART, starts_at=now, details={}),
-        first_seen=now,
-        last_seen=now,
-        resolved_at=now,
-    )
-    intent = ActionRecord(
-        id="i", action="restart", target=CART, parameters={}, intent_at=now, not_after=now, holder="a", epoch=1
-    )
-    record = Record(
-        name="deployment-cart-1",
-        namespace=NAMESPACE,
-        target=CART,
-        opened_at=now,
-        observations=(seen,),
-        state=IncidentState.ACTING,
-        action=intent,
-    )
-    checker = Checker(concurrent=1, max_unavailable=1)
-    stored = Change(revision=1, resource="incidents.clusterheal.io", namespace=NAMESPACE, old=None, new=encode(record))
-    with pytest.raises(Broken, match="every signal of it is resolved"):
-        checker.change(stored, now)
-    still = replace(record, observations=(replace(seen, resolved_at=None),))
-    Checker(concurrent=1, max_unavailable=1).change(replace(stored, new=encode(still)), now)

@@ -87,16 +87,25 @@ class Emulator:
         return self.api.update(kind, None, obj["metadata"]["name"], obj)
 
     def load_files(self, directory: Path) -> list[Manifest]:
-        """Load every YAML document below a directory, custom resource definitions first.
+        """Load what `read_manifests` finds.
 
         Raises:
             InvalidInput: no such directory, or a file that is not YAML.
         """
-        if not directory.is_dir():
-            raise InvalidInput(f"expected a directory of manifests, got {directory}")
-        found = [doc for file in sorted(directory.rglob("*.yaml")) for doc in _documents(file)]
-        found = [doc for doc in found if doc.get("kind") != "Kustomization"]
-        return self.load(sorted(found, key=lambda doc: doc.get("kind") != "CustomResourceDefinition"))
+        return self.load(read_manifests(directory))
+
+
+def read_manifests(directory: Path) -> list[Manifest]:
+    """Every YAML document below a directory, custom resource definitions first.
+
+    Raises:
+        InvalidInput: no such directory, or a file that is not YAML.
+    """
+    if not directory.is_dir():
+        raise InvalidInput(f"expected a directory of manifests, got {directory}")
+    found = [doc for file in sorted(directory.rglob("*.yaml")) for doc in _documents(file)]
+    found = [doc for doc in found if doc.get("kind") != "Kustomization"]
+    return sorted(found, key=lambda doc: doc.get("kind") != "CustomResourceDefinition")
 
 
 def _documents(file: Path) -> Iterator[Manifest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from clusterheal.kube import resources as known
@@ -45,12 +46,12 @@ class ResourceType:
     selectable_fields: frozenset[str] = field(default_factory=frozenset)
     since_revision: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         r = self.resource
         return f"{r.plural}.{r.group}" if r.group else r.plural
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         return SchemaShape(self.schema or {}, root=True) if self.custom else BuiltinShape()
 
@@ -117,16 +118,23 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._types: dict[tuple[str, str, str], ResourceType] = {}
+        self._by_key: dict[str, ResourceType] = {}
         for kind in BUILTIN:
             self.add(kind)
 
     def add(self, kind: ResourceType) -> None:
         r = kind.resource
         self._types[r.group, r.version, r.plural] = kind
+        self._index()
+
+    def _index(self) -> None:
+        """A resource served in several versions is found under the one that came first."""
+        self._by_key = {t.key: t for t in reversed(self._types.values())}
 
     def drop(self, group: str, plural: str) -> None:
         for key in [k for k in self._types if k[0] == group and k[2] == plural]:
             del self._types[key]
+        self._index()
 
     def find(self, group: str, version: str, plural: str) -> ResourceType | None:
         return self._types.get((group, version, plural))
@@ -135,7 +143,7 @@ class Catalogue:
         return next((t for t in self if t.resource.api_version == api_version and t.resource.kind == kind), None)
 
     def by_key(self, key: str) -> ResourceType | None:
-        return next((t for t in self if t.key == key), None)
+        return self._by_key.get(key)
 
     def __iter__(self) -> Any:
         return iter(list(self._types.values()))

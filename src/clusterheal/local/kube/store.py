@@ -52,6 +52,12 @@ class Subscription:
         self.wake.clear()
 
 
+def _ties(obj: Manifest | None) -> tuple[object, ...]:
+    """What binds an object to others, or holds it back from going."""
+    metadata = {} if obj is None else obj["metadata"]
+    return tuple(metadata.get(field) for field in ("deletionTimestamp", "finalizers", "ownerReferences"))
+
+
 class Store:
     """Objects by resource type (`pods`, `deployments.apps`).
 
@@ -66,6 +72,13 @@ class Store:
         self._history: deque[Change] = deque()
         self._keep = history
         self._subscriptions: dict[str, list[Subscription]] = {}
+        self._changed_at: dict[str, int] = {}
+        self.ties_changed_at = 0
+        """Revision of the last removal, deletion mark or change of owners: what garbage collection depends on."""
+
+    def changed_at(self, resource: str) -> int:
+        """Revision of the last write to an object of this type; 0 = none yet."""
+        return self._changed_at.get(resource, 0)
 
     def get(self, resource: str, namespace: str, name: str) -> Manifest | None:
         return self._objects.get(resource, {}).get((namespace, name))
@@ -98,6 +111,9 @@ class Store:
 
     def _record(self, change: Change) -> None:
         self._history.append(change)
+        self._changed_at[change.resource] = change.revision
+        if change.new is None or _ties(change.old) != _ties(change.new):
+            self.ties_changed_at = change.revision
         while len(self._history) > self._keep:
             self.compacted = self._history.popleft().revision
         for subscription in self._subscriptions.get(change.resource, ()):

@@ -28,7 +28,6 @@ def main() -> int:
         result = run_seed(options.seed)
         print(result)
         return 1 if result.broken else 0
-    logging.disable(logging.CRITICAL)
     started, broken, total, states = time.perf_counter(), [], Counter[str](), Counter[str]()
     for result in run_seeds(range(options.first, options.first + options.seeds), jobs=options.jobs):
         total.update(seeds=1, incidents=result.incidents, actions=result.actions, lives=result.lives)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,18 +22,28 @@ class Broken(AssertionError):
     """An invariant does not hold; the message names it, the time and the objects."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the simulated policy and pool allow; `None`: no bound."""
+
+    concurrent: int
+    max_unavailable: int
+    per_hour: int | None = None
+    per_target_per_hour: int | None = None
+    cooldown: timedelta = timedelta(0)
+
+
 class Checker:
     """Mirrors the store and checks each change."""
 
-    def __init__(self, *, concurrent: int, max_unavailable: int) -> None:
-        self.concurrent = concurrent
-        self.max_unavailable = max_unavailable
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
         self.records: dict[str, Record] = {}
         self.nodes: dict[str, Manifest] = {}
         self.foreign_since: dict[str, datetime] = {}
         self.pool_blocked_since: datetime | None = None
         self.applied: dict[str, int] = {}
-        self.intents: set[str] = set()
+        self.done: list[tuple[datetime, str]] = []
         self.epoch_holders: dict[int, str] = {}
         self.actions = 0
         self.checked = 0
@@ -68,7 +79,6 @@ class Checker:
 
     def _intent(self, record: Record, now: datetime) -> None:
         assert record.action is not None
-        self.intents.add(record.action.id)
         if not record.active and record.request is None:
             raise Broken(f"{now}: {record.name} means to act though every signal of it is resolved")
         holder = self.epoch_holders.setdefault(record.action.epoch, record.action.holder)
@@ -78,8 +88,8 @@ class Checker:
         for other in holding:
             if other.name != record.name and other.root == record.root:
                 raise Broken(f"{now}: {record.name} and {other.name} both hold {record.root}")
-        if len(holding) > self.concurrent:
-            raise Broken(f"{now}: {len(holding)} actions at once, the budget is {self.concurrent}")
+        if len(holding) > self.bounds.concurrent:
+            raise Broken(f"{now}: {len(holding)} actions at once, the budget is {self.bounds.concurrent}")
         if record.action.target.kind == "Node":
             self._budget(record, now)
 
@@ -91,7 +101,7 @@ class Checker:
             for r in self.records.values()
             if r.state in HOLDING and r.action and r.action.target.kind == "Node" and r.name != record.name
         }
-        if len(away) + 1 > self.max_unavailable:
+        if len(away) + 1 > self.bounds.max_unavailable:
             raise Broken(f"{now}: {record.name} takes {mine} away while {sorted(away)} are away already")
 
     def _just_now(self, node: str, now: datetime) -> bool:
@@ -139,8 +149,27 @@ class Checker:
             return  # taking an action back is always allowed
         if owner.state is not IncidentState.ACTING:
             raise Broken(f"{now}: action {mark} was carried out while {owner.name} is {owner.state}")
+        if not owner.active and owner.request is None:
+            resolved = max(o.resolved_at for o in owner.observations if o.resolved_at is not None)
+            if now - resolved > GRACE:
+                raise Broken(f"{now}: action {mark} though every signal of {owner.name} was resolved at {resolved}")
+        self._rates(owner, now)
         if blocked is not None and now - blocked > GRACE:
             raise Broken(f"{now}: action {mark} while the MachineConfigPool has been changing since {blocked}")
+
+    def _rates(self, owner: Record, now: datetime) -> None:
+        """One more action on `owner`'s object: within the hour's limits and after the cooldown?"""
+        recent = [(at, root) for at, root in self.done if now - at < timedelta(hours=1)]
+        same = [at for at, root in recent if root == owner.root]
+        self.done = [*recent, (now, owner.root)]
+        for what, count, limit in (
+            ("in all", len(recent), self.bounds.per_hour),
+            (f"on {owner.root}", len(same), self.bounds.per_target_per_hour),
+        ):
+            if limit is not None and count >= limit:
+                raise Broken(f"{now}: {count + 1} actions {what} within the hour, the limit is {limit}")
+        if same and now - same[-1] < self.bounds.cooldown - GRACE:
+            raise Broken(f"{now}: {owner.root} is acted on {now - same[-1]} after the last action")
 
     def at_end(self, now: datetime) -> None:
         """After the storm: every incident has ended and no cordon of ours is left.

@@ -1,7 +1,8 @@
-"""Run seeds, one process per core, and tell what broke."""
+"""Run seeds in a few processes, and tell what broke."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import time
@@ -65,16 +66,15 @@ def run_seed(seed: int) -> Result:
 
 
 def run_seeds(seeds: Iterable[int], *, jobs: int) -> Iterator[Result]:
-    """Results in the order of the seeds."""
-    if jobs <= 1:
-        yield from map(run_seed, seeds)
-        return
-    with ProcessPoolExecutor(max_workers=jobs, initializer=_quiet) as pool:
+    """Results in the order of the seeds, from `jobs` processes."""
+    with ProcessPoolExecutor(max_workers=jobs, initializer=_prepare) as pool:
         yield from pool.map(run_seed, seeds, chunksize=4)
 
 
-def _quiet() -> None:
+def _prepare() -> None:
+    """No log, and fewer collections: nearly everything that a seed makes dies young or lives to the seed's end."""
     logging.disable(logging.CRITICAL)
+    gc.set_threshold(50_000, 20, 100)
 
 
 __all__ = ["Result", "run_seed", "run_seeds"]

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from clusterheal.engine.world import Config, Pause
 from clusterheal.errors import ClusterhealError
 from clusterheal.kube.ports import Manifest, PatchType, Resource
 from clusterheal.kube.resources import DEPLOYMENTS, MACHINE_CONFIG_POOLS, NODES
-from clusterheal.local.kube.emulator import Emulator
+from clusterheal.local.kube.emulator import Emulator, read_manifests
 from clusterheal.local.simulation.faults import FaultyCluster, Weather
-from clusterheal.local.simulation.invariants import Broken, Checker
+from clusterheal.local.simulation.invariants import Bounds, Broken, Checker
 from clusterheal.local.simulation.virtual_time import VirtualClock, VirtualLoop
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ NAMESPACE = "self-healing-platform"
 SHOP = "shop"
 WORKLOADS = ("cart", "checkout", "catalog")
 NODE_NAMES = ("worker-0", "worker-1", "worker-2")
-CONCURRENT, MAX_UNAVAILABLE = 2, 1
 STORM, AFTERMATH, SETTLED = timedelta(minutes=6), timedelta(minutes=40), timedelta(seconds=30)
+BOUNDS = Bounds(
+    concurrent=2, max_unavailable=1, per_hour=12, per_target_per_hour=3, cooldown=timedelta(minutes=1)
+)
 CONFIG = Config(
     mode="auto",
     quiet=timedelta(seconds=10),
@@ -46,6 +49,12 @@ LEASE = LeaseTimes(duration=timedelta(seconds=15), retry=timedelta(seconds=4), m
 
 def crds() -> Path:
     return Path(__file__).parents[4] / "manifests" / "cluster" / "crds"
+
+
+@cache
+def definitions() -> tuple[Manifest, ...]:
+    """The engine's custom resource definitions, parsed once: every seed loads them anew."""
+    return tuple(read_manifests(crds()))
 
 
 class Replica:
@@ -104,7 +113,7 @@ class Scenario:
         self.weather = Weather()
         self.emulator = Emulator(clock=self.clock, seed=seed, history=4000)
         self.cluster = self.emulator.cluster(manager="other")
-        self.checker = Checker(concurrent=CONCURRENT, max_unavailable=MAX_UNAVAILABLE)
+        self.checker = Checker(BOUNDS)
         self.replicas = [Replica(self, n) for n in range(2)]
         self.firing: dict[str, dict[str, Any]] = {}
         self.posted = 0
@@ -148,7 +157,7 @@ class Scenario:
                 return
 
     def _build(self) -> None:
-        self.emulator.load_files(crds())
+        self.emulator.load(definitions())
         self.emulator.load([*map(_node, NODE_NAMES), POOL, POLICY, *map(_deployment, WORKLOADS), BUDGET])
         store = self.emulator.api.store
         for name in ("incidents.clusterheal.io", "nodes", "deployments.apps", POOL_KEY):
@@ -333,7 +342,10 @@ POOL: Manifest = {
     "apiVersion": "machineconfiguration.openshift.io/v1",
     "kind": "MachineConfigPool",
     "metadata": {"name": "worker"},
-    "spec": {"nodeSelector": {"matchLabels": {"node-role.kubernetes.io/worker": ""}}, "maxUnavailable": 1},
+    "spec": {
+        "nodeSelector": {"matchLabels": {"node-role.kubernetes.io/worker": ""}},
+        "maxUnavailable": BOUNDS.max_unavailable,
+    },
     "status": {"conditions": []},
 }
 POLICY: Manifest = {
@@ -342,8 +354,13 @@ POLICY: Manifest = {
     "metadata": {"name": "simulated", "namespace": NAMESPACE},
     "spec": {
         "mode": "auto",
-        "cooldown": "1m",
-        "limits": {"concurrent": CONCURRENT, "perTargetPerHour": 3, "perHour": 12, "perNamespacePerHour": 10},
+        "cooldown": f"{BOUNDS.cooldown.seconds}s",
+        "limits": {
+            "concurrent": BOUNDS.concurrent,
+            "perTargetPerHour": BOUNDS.per_target_per_hour,
+            "perHour": BOUNDS.per_hour,
+            "perNamespacePerHour": 10,
+        },
         "drain": {"ttl": "6m", "timeout": "2m"},
     },
 }

@@ -21,6 +21,24 @@ _log = logging.getLogger(__name__)
 _MOST_PASSES = 100
 
 
+class _Turn:
+    """When a controller has something to do: what it reads has changed, or a time that it waits for has come."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._due: datetime | None = None
+        self.seen = -1
+
+    def take(self, world: World) -> datetime | None:
+        """Run it if it has something to do; when time alone will give it something."""
+        newest = world.newest(self._controller.reads)
+        if newest != self.seen or (self._due is not None and world.now >= self._due):
+            self._due = self._controller.step(world)
+            # Its own writes are news, too: it looks at them once more.
+            self.seen = newest
+        return self._due
+
+
 class Controllers:
     """All controllers of a cluster.
 
@@ -33,16 +51,19 @@ class Controllers:
         self.next_due: datetime | None = None
         self.failures = 0
         self._seen = -1
-        self._all: list[Controller] = [
-            NodeController(),
-            DeploymentController(),
-            ReplicaSetController(),
-            Scheduler(),
-            self.pods,
-            BudgetController(),
-            PoolController(),
-            GarbageCollector(),
-            NamespaceController(),
+        self._turns = [
+            _Turn(controller)
+            for controller in (
+                NodeController(),
+                DeploymentController(),
+                ReplicaSetController(),
+                Scheduler(),
+                self.pods,
+                BudgetController(),
+                PoolController(),
+                GarbageCollector(),
+                NamespaceController(),
+            )
         ]
 
     async def step(self) -> None:
@@ -61,7 +82,7 @@ class Controllers:
             return
         for _ in range(_MOST_PASSES):
             before = store.revision
-            self.next_due = earliest(*(c.step(self.world) for c in self._all))
+            self.next_due = earliest(*(turn.take(self.world) for turn in self._turns))
             if store.revision == before:
                 self._seen = before
                 return
@@ -70,6 +91,8 @@ class Controllers:
     def wake(self) -> None:
         """Look again though no object changed: a fault hook answers differently now."""
         self._seen = -1
+        for turn in self._turns:
+            turn.seen = -1
 
     async def run(self, *, interval: float = 0.2) -> None:
         """Step for ever, every `interval` seconds of the cluster's clock; a failing step is logged and counted."""

@@ -18,6 +18,9 @@ BEHAVIOUR = "emulator.clusterheal.io/behaviour"
 READY_AFTER = "emulator.clusterheal.io/ready-after"
 """Pod annotation: seconds from start to readiness, instead of the timing's."""
 
+EVERYTHING = ("*",)
+"""For a controller that reads every resource."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -86,6 +89,12 @@ class World:
                 return None
             raise
 
+    def newest(self, keys: tuple[str, ...]) -> int:
+        """Revision of the last write to any of these resources."""
+        if keys == EVERYTHING:
+            return self.api.store.revision
+        return max(map(self.api.store.changed_at, keys))
+
     def delete(self, key: str, obj: Manifest, *, grace: int | None = None) -> None:
         kind = self.kind(key)
         assert kind is not None
@@ -96,7 +105,12 @@ class World:
 
 
 class Controller(Protocol):
-    """One reconcile loop; `step` returns when it wants to run again though nothing changes."""
+    """One reconcile loop; `step` returns when it wants to run again though nothing changes.
+
+    `reads` names the resources that it looks at: while none of them changes, it has nothing to do.
+    """
+
+    reads: tuple[str, ...]
 
     def step(self, world: World) -> datetime | None: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from clusterheal.kube.ports import Manifest
-from clusterheal.local.kube.controllers.base import World, active, controller_uid, resolve_count, set_condition
+from clusterheal.local.kube.controllers.base import World, active, controller_uid, earliest, resolve_count, set_condition
 from clusterheal.local.kube.objects import parse_time
 from clusterheal.local.kube.removal import is_ready
 from clusterheal.local.kube.selectors import matches_object
@@ -16,14 +16,17 @@ _EVICTION_TIME = timedelta(minutes=2)
 
 
 class BudgetController:
+    reads = (KEY, "pods", *_OWNERS)
+
     def step(self, world: World) -> datetime | None:
+        due = None
         for budget in world.items(KEY):
             if not budget["metadata"].get("deletionTimestamp"):
-                self._reconcile(world, budget)
-        return None
+                due = earliest(due, self._reconcile(world, budget))
+        return due
 
     @staticmethod
-    def _reconcile(world: World, budget: Manifest) -> None:
+    def _reconcile(world: World, budget: Manifest) -> datetime | None:
         namespace = budget["metadata"]["namespace"]
         selector = (budget.get("spec") or {}).get("selector")
         pods = [
@@ -55,6 +58,7 @@ class BudgetController:
             set_condition(obj, "DisruptionAllowed", verdict, world.stamp, reason=reason, observedGeneration=generation)
 
         world.change(KEY, budget, edit)
+        return min((parse_time(at) + _EVICTION_TIME for at in evicted.values()), default=None)
 
 
 def _counts(world: World, budget: Manifest, pods: list[Manifest]) -> tuple[int, int]:

@@ -37,6 +37,8 @@ def revision_of(obj: Manifest) -> int:
 
 
 class DeploymentController:
+    reads = (KEY, SETS, "pods")
+
     def step(self, world: World) -> datetime | None:
         due = [
             self._reconcile(world, deployment)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 
 from clusterheal.kube.ports import Manifest
-from clusterheal.local.kube.controllers.base import World
+from clusterheal.local.kube.controllers.base import EVERYTHING, World
 
 _FOREGROUND, _ORPHAN = "foregroundDeletion", "orphan"
 
 
 class GarbageCollector:
-    """Runs only after something was removed or marked: ownership is looked at object by object."""
+    """Runs only after something was removed, marked or given other owners; looks at ownership object by object."""
+
+    reads = EVERYTHING
 
     def __init__(self) -> None:
         self._seen = -1
 
     def step(self, world: World) -> datetime | None:
-        revision = world.api.store.revision
+        revision = world.api.store.ties_changed_at
         if revision == self._seen:
             return None
         everything = [(key, obj) for key in world.api.store.resources() for obj in world.items(key)]
@@ -80,6 +82,8 @@ def _drop_policy(obj: Manifest) -> None:
 
 class NamespaceController:
     """Empties a namespace that is ending, then lets it go."""
+
+    reads = EVERYTHING
 
     def step(self, world: World) -> datetime | None:
         for namespace in world.items("namespaces"):

@@ -22,6 +22,8 @@ _OURS = frozenset({NOT_READY, UNREACHABLE, UNSCHEDULABLE, *_PRESSURE.values()})
 
 
 class NodeController:
+    reads = ("nodes", "pods")
+
     def step(self, world: World) -> datetime | None:
         due = None
         for node in world.items("nodes"):

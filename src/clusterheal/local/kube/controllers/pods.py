@@ -22,6 +22,8 @@ def annotated_behaviour(pod: Manifest) -> str | None:
 class PodController:
     """`faults` may give any pod a behaviour; without an answer its annotation decides."""
 
+    reads = ("nodes", "pods")
+
     def __init__(self, faults: FaultHook | None = None) -> None:
         self.faults = faults
 

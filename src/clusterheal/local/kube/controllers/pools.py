@@ -13,6 +13,8 @@ _PREFIX = "machineconfiguration.openshift.io/"
 
 
 class PoolController:
+    reads = (KEY, "nodes")
+
     def step(self, world: World) -> datetime | None:
         if world.kind(KEY) is None:
             return None

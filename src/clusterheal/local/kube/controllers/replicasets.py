@@ -13,6 +13,8 @@ KEY = "replicasets.apps"
 
 
 class ReplicaSetController:
+    reads = (KEY, "pods")
+
     def step(self, world: World) -> datetime | None:
         due = None
         for replica_set in world.items(KEY):

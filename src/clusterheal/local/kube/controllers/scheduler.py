@@ -47,6 +47,8 @@ def tolerates(pod: Manifest, taint: Manifest) -> bool:
 
 
 class Scheduler:
+    reads = ("nodes", "pods")
+
     def step(self, world: World) -> datetime | None:
         waiting = [p for p in active(world.items("pods")) if not p["spec"].get("nodeName")]
         if not waiting:
