@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from clusterheal.kube.ports import Manifest, Resource
+from clusterheal.kube.ports import ApiError, Cluster, Manifest, Resource
 
 MANAGER = "conformance"
 Define = Callable[..., Awaitable[Resource]]
@@ -54,6 +54,27 @@ OPEN_SCHEMA: Manifest = {
         "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     },
 }
+
+
+async def changed(
+    cluster: Cluster,
+    resource: Resource,
+    name: str,
+    namespace: str,
+    edit: Callable[[Manifest], None],
+    *,
+    subresource: str | None = None,
+) -> Manifest:
+    """Read, edit, write; again where a controller wrote in between."""
+    for _ in range(20):
+        found = await cluster.get(resource, name, namespace=namespace)
+        edit(found)
+        try:
+            return await cluster.update(resource, found, namespace=namespace, subresource=subresource)
+        except ApiError as exc:
+            if exc.status != 409 or "the object has been modified" not in exc.message:
+                raise
+    raise AssertionError(f"{name} was changed by others 20 times in a row")
 
 
 async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 20.0, step: float = 0.05) -> Any:

@@ -20,7 +20,7 @@ import pytest
 
 from clusterheal.kube.credentials import Credentials, from_kubeconfig
 from clusterheal.kube.http import HttpCluster
-from clusterheal.kube.ports import ApiError, Cluster, Manifest, Resource
+from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest, Resource
 from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, NODES, PODS
 from clusterheal.local.kube.controllers import Timing
 from clusterheal.local.kube.emulator import Emulator, serve
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # test modules import `conforman
 from conformance_kit import MANAGER, Define, eventually
 
 KUBECONFIG = "CLUSTERHEAL_TEST_KUBECONFIG"
+NEWEST = 99
 FRONTS = ["simulated", "http"]
 if os.environ.get(KUBECONFIG):
     FRONTS.append(pytest.param("real", marks=pytest.mark.cluster))  # type: ignore[arg-type]
@@ -89,6 +90,15 @@ async def namespace(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def server_minor(cluster: Cluster) -> int:
+    """The server's minor version; the emulator answers as the newest does."""
+    if not isinstance(cluster, HttpCluster):
+        return NEWEST
+    version = (await cluster._read("/version", {}))["gitVersion"]
+    return NEWEST if "emulator" in version else int(version.split(".")[1])
+
+
+@pytest.fixture
 def pod_ready(cluster: Cluster, namespace: str) -> Callable[..., Awaitable[Manifest]]:
     """Makes a pod that no scheduler touches and says of itself that it runs and is ready."""
 
@@ -111,7 +121,10 @@ async def _create_pod(cluster: Cluster, namespace: str, name: str, labels: dict[
             # A new namespace's service account takes a moment where a controller manager makes it.
             if exc.status != 403 or "serviceaccount" not in exc.message:
                 raise
-            await asyncio.sleep(0.1)
+        except ApiRetryable as exc:
+            if "service account" not in str(exc):
+                raise
+        await asyncio.sleep(0.1)
     raise AssertionError("the namespace's default service account never came")
 
 

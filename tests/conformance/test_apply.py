@@ -171,7 +171,11 @@ async def test_containers_are_owned_by_name(cluster: Cluster, namespace: str) ->
     assert [c["name"] for c in alone["spec"]["template"]["spec"]["containers"]] == ["app"]
 
 
-async def test_apply_to_status_owns_status_only(cluster: Cluster, namespace: str, define: Define) -> None:
+async def test_apply_to_status_owns_status_only(
+    cluster: Cluster, namespace: str, define: Define, server_minor: int
+) -> None:
+    if server_minor < 22:
+        pytest.skip("servers before 1.22 compare the whole object with an apply to its status")
     text = {"type": "object", "properties": {"phase": {"type": "string"}, "size": {"type": "integer"}}}
     widgets = await define({"type": "object", "properties": {"spec": text, "status": text}})
     await cluster.create(widgets, {"metadata": {"name": "w"}, "spec": {"size": 1}}, namespace=namespace)

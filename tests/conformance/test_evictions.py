@@ -13,6 +13,12 @@ from clusterheal.kube.resources import POD_DISRUPTION_BUDGETS, PODS
 MakePod = Callable[..., Awaitable[Manifest]]
 
 
+@pytest.fixture(autouse=True)
+async def _policy_v1(server_minor: int) -> None:
+    if server_minor < 22:
+        pytest.skip("policy/v1 with its evictions exists since Kubernetes 1.22")
+
+
 async def budget(cluster: Cluster, namespace: str, *, least: int, healthy: int) -> None:
     """A budget over `app=web` whose status says how many pods are healthy.
 

@@ -61,7 +61,10 @@ async def test_field_selector_over_an_unknown_field_is_a_bad_request(cluster: Cl
     with pytest.raises(ApiError) as refused:
         await cluster.list(CONFIG_MAPS, namespace=namespace, field_selector="data.a=1")
     assert (refused.value.status, refused.value.reason) == (400, "BadRequest")
-    assert "field label not supported" in refused.value.message
+    assert '"data.a" is not a known field selector' in refused.value.message
+    with pytest.raises(ApiError) as refused:
+        await cluster.list(PODS, namespace=namespace, field_selector="data.a=1")
+    assert "field label not supported: data.a" in refused.value.message
 
 
 async def test_pods_are_selected_by_node(cluster: Cluster, namespace: str) -> None:

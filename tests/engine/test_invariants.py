@@ -1,4 +1,4 @@
-"""Every invariant of the simulation refuses a breach that was planted for it, and lets the same story pass without it."""
+"""Every invariant of the simulation refuses a breach that is planted for it."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_an_incident_that_comes_back_from_its_end() -> None:
 
 def test_an_incident_without_an_end() -> None:
     story = Story().incident(incident(workload()))
-    with pytest.raises(Broken, match="without an end: .*deployment-cart-1"):
+    with pytest.raises(Broken, match=r"without an end: .*deployment-cart-1"):
         story.checker.at_end(LATER)
 
 

@@ -194,8 +194,9 @@ class HttpCluster:
         body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid:
             body["preconditions"] = {"uid": uid}
-        params = {"dryRun": "All"} if dry_run else {}
-        await self._write("DELETE", resource.path(namespace, name), body, params)
+        if dry_run:
+            body["dryRun"] = ["All"]  # in the body: beside one, the server ignores the query's options
+        await self._write("DELETE", resource.path(namespace, name), body, {})
 
     async def evict(self, pod: str, *, namespace: str, uid: str | None = None, dry_run: bool = False) -> None:
         body: Manifest = {

@@ -100,7 +100,7 @@ class ApiServer:
 
     def _view(self, kind: ResourceType, query: Query) -> View:
         labels = label_predicate(query.label_selector)
-        fields = field_predicate(kind.resource.kind, query.field_selector, kind.selectable_fields)
+        fields = field_predicate(kind.resource.kind, query.field_selector, kind.selectable_fields, custom=kind.custom)
 
         def selects(obj: Manifest) -> bool:
             if labels is not None and not labels(obj["metadata"].get("labels") or {}):

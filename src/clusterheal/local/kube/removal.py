@@ -51,7 +51,11 @@ class Remover:
         for field, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
             want = wanted.get(field)
             if want is not None and want != metadata[field]:
-                why = f"Precondition failed: {label} in precondition: {want}, {label} in object meta: {metadata[field]}"
+                why = (
+                    f"the {label} in the precondition ({want}) does not match the {label} in record "
+                    f"({metadata[field]}). The object might have been "
+                    + ("deleted and then recreated" if field == "uid" else "modified")
+                )
                 raise failures.conflict(kind.resource, metadata["name"], why)
 
     def _marked(self, kind: ResourceType, obj: Manifest, options: Manifest) -> Manifest | None:

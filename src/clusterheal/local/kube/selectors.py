@@ -85,13 +85,12 @@ _FIELDS: dict[str, frozenset[str]] = {
     "Namespace": frozenset({"status.phase"}),
     "Secret": frozenset({"type"}),
     "Event": frozenset({*(f"involvedObject.{f}" for f in _EVENT_FIELDS), "reason", "reportingComponent", "type"}),
-    "ReplicaSet": frozenset({"status.replicas"}),
     "Job": frozenset({"status.successful"}),
 }
 
 
 def field_predicate(
-    kind: str, text: str | None, selectable: frozenset[str] = frozenset()
+    kind: str, text: str | None, selectable: frozenset[str] = frozenset(), *, custom: bool = False
 ) -> Callable[[Manifest], bool] | None:
     """What `fieldSelector=` means for a kind; `selectable` are a custom resource's own selectable fields.
 
@@ -104,7 +103,10 @@ def field_predicate(
         if not found:
             raise bad_request(f'invalid selector: "{term}"; can\'t understand "{term}"')
         if found["key"] not in _COMMON_FIELDS | _FIELDS.get(kind, frozenset()) | selectable:
-            raise bad_request(f"field label not supported: {found['key']}")
+            if custom or kind in _FIELDS:
+                raise bad_request(f"field label not supported: {found['key']}")
+            known = ", ".join(f'"{field}"' for field in sorted(_COMMON_FIELDS))
+            raise bad_request(f'"{found["key"]}" is not a known field selector: only {known}')
         tests.append((found["key"], found["op"] != "!=", found["value"]))
     return (lambda obj: all((_field(obj, path) == value) is want for path, want, value in tests)) if tests else None
 

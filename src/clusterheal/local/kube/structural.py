@@ -26,6 +26,7 @@ _IDENTITY = frozenset({"apiVersion", "kind", "metadata"})
 def admit(schema: Schema, obj: Manifest, old: Manifest | None) -> list[Cause]:
     """Prune and default `obj` in place; the findings that remain. `old` is not validated again."""
     prune(schema, obj, root=True)
+    drop_nulls(schema, obj)
     fill_defaults(schema, obj)
     del old
     body = {k: v for k, v in obj.items() if k not in _IDENTITY}
@@ -55,6 +56,23 @@ def prune(schema: Schema, value: Any, *, root: bool = False) -> None:
     elif isinstance(value, list):
         for item in value:
             prune(schema.get("items") or {}, item)
+
+
+def drop_nulls(schema: Schema, value: Any) -> None:
+    """A null where null is not allowed and nothing is the default counts as absent."""
+    if isinstance(value, dict):
+        properties, extra = schema.get("properties") or {}, schema.get("additionalProperties")
+        for key in list(value):
+            below = properties.get(key, extra if isinstance(extra, Mapping) else None)
+            if below is None:
+                continue
+            if value[key] is None and not below.get("nullable") and "default" not in below:
+                del value[key]
+            else:
+                drop_nulls(below, value[key])
+    elif isinstance(value, list):
+        for item in value:
+            drop_nulls(schema.get("items") or {}, item)
 
 
 def fill_defaults(schema: Schema, value: Any) -> None:

@@ -141,7 +141,10 @@ class HttpRequest:
         )
 
     def delete_options(self) -> Manifest:
-        options: Manifest = self.json() or {}
+        """From the body; the query's options count only where there is none, as on the server."""
+        if self.body:
+            return self.json() or {}
+        options: Manifest = {}
         for name in ("propagationPolicy",):
             if name in self.params:
                 options[name] = self.params[name]

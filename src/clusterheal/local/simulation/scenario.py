@@ -32,9 +32,7 @@ SHOP = "shop"
 WORKLOADS = ("cart", "checkout", "catalog")
 NODE_NAMES = ("worker-0", "worker-1", "worker-2")
 STORM, AFTERMATH, SETTLED = timedelta(minutes=6), timedelta(minutes=40), timedelta(seconds=30)
-BOUNDS = Bounds(
-    concurrent=2, max_unavailable=1, per_hour=12, per_target_per_hour=3, cooldown=timedelta(minutes=1)
-)
+BOUNDS = Bounds(concurrent=2, max_unavailable=1, per_hour=12, per_target_per_hour=3, cooldown=timedelta(minutes=1))
 CONFIG = Config(
     mode="auto",
     quiet=timedelta(seconds=10),

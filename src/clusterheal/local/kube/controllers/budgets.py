@@ -5,7 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from clusterheal.kube.ports import Manifest
-from clusterheal.local.kube.controllers.base import World, active, controller_uid, earliest, resolve_count, set_condition
+from clusterheal.local.kube.controllers.base import (
+    World,
+    active,
+    controller_uid,
+    earliest,
+    resolve_count,
+    set_condition,
+)
 from clusterheal.local.kube.objects import parse_time
 from clusterheal.local.kube.removal import is_ready
 from clusterheal.local.kube.selectors import matches_object
