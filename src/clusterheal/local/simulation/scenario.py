@@ -191,12 +191,15 @@ class Scenario:
         ]
         weights, actors = [w for w, _ in events], [a for _, a in events]
         background: set[asyncio.Task[None]] = set()
-        while self.loop.time() < STORM.total_seconds():
-            actor = self.rng.choices(actors, weights)[0]
-            task = asyncio.create_task(_bounded(actor()))
-            background.add(task)
-            await asyncio.sleep(self.rng.expovariate(1 / 12.0))
-        await asyncio.gather(*background)
+        try:
+            while self.loop.time() < STORM.total_seconds():
+                actor = self.rng.choices(actors, weights)[0]
+                background.add(asyncio.create_task(_bounded(actor())))
+                await asyncio.sleep(self.rng.expovariate(1 / 12.0))
+            await asyncio.gather(*background)
+        finally:
+            for task in background:
+                task.cancel()
         await self._mend()
 
     async def _mend(self) -> None:

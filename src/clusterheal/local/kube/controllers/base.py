@@ -110,7 +110,8 @@ class Controller(Protocol):
     `reads` names the resources that it looks at: while none of them changes, it has nothing to do.
     """
 
-    reads: tuple[str, ...]
+    @property
+    def reads(self) -> tuple[str, ...]: ...
 
     def step(self, world: World) -> datetime | None: ...
 
