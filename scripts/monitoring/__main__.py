@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from scripts.monitoring import console, grafana, slo
+from scripts.monitoring import alert_table, console, grafana, slo
 from scripts.monitoring.source import load_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +32,13 @@ _Dumper.add_representer(str, _text)
 
 def rendered() -> dict[Path, str]:
     """Every generated file and its content."""
-    boards = load_all()
+    boards, levels, docs = load_all(), slo.rules(), ROOT / "docs/monitoring.md"
     return {
-        ROOT / "manifests/base/monitoring/rules-slo.yaml": _yaml([slo.rules()]),
+        ROOT / "manifests/base/monitoring/rules-slo.yaml": _yaml([levels]),
         ROOT / "manifests/components/grafana/dashboards.yaml": _yaml(grafana.resource(b) for b in boards),
         ROOT / "manifests/components/grafana/instance.yaml": _yaml([grafana.folder(), grafana.datasource()]),
         ROOT / "manifests/cluster/monitoring/console-dashboards.yaml": _yaml(console.resource(b) for b in boards),
+        docs: alert_table.filled_in(docs.read_text(), ROOT, levels),
     }
 
 

@@ -66,7 +66,6 @@ def _slow(window: str) -> str:
     return f"1 - sum by (model_name) ({fast}) / sum by (model_name) ({every})"
 
 
-PREDICTOR = (("deployment", "{{ $labels.model_name }}-predictor"), ("clusterheal_io_symptom", "model-unhealthy"))
 SLOS = (
     Slo(
         alert="EngineAvailabilityBudgetBurn",
@@ -93,7 +92,7 @@ SLOS = (
         promise="99.5 % of the requests are answered, those apart that were wrong in themselves.",
         series="model:inference_errors:ratio_rate",
         errors=_failed,
-        labels=PREDICTOR,
+        labels=(("clusterheal_io_symptom", "model-unhealthy"),),
     ),
     Slo(
         alert="InferenceLatencyBudgetBurn",
@@ -102,13 +101,14 @@ SLOS = (
         promise="99 % of the requests take at most 250 ms in the model.",
         series="model:inference_slow:ratio_rate",
         errors=_slow,
-        labels=PREDICTOR,
     ),
 )
 
 AVAILABLE = {
+    # 0 also while no engine is there at all, but only where one was before: a new installation has lost nothing yet.
     "record": "clusterheal:engine_available:bool",
-    "expr": "(sum(increase(clusterheal_rounds_total[2m])) > bool 0) * max(clusterheal_leader) or vector(0)",
+    "expr": "(sum(increase(clusterheal_rounds_total[2m])) > bool 0) * max(clusterheal_leader)"
+    " or 0 * max(max_over_time(clusterheal_leader[1d] offset 2m))",
 }
 
 

@@ -21,6 +21,7 @@ SUITES = sorted(HERE.glob("*.yaml"))
 RUNBOOKS = ROOT / "docs/runbooks"
 HEADINGS = ("Meaning", "Impact", "Diagnosis", "Mitigation", "What the engine does", "How to stop it")
 ENGINE_LABELS = {
+    "model_name",
     "deployment",
     "statefulset",
     "daemonset",

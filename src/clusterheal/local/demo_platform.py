@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,14 +299,19 @@ async def start_exporter(platform: Platform, *, history_end: int) -> None:
     await platform.supervisor.start(child, ready=lambda: http_ready(url))
 
 
-async def start_metrics(platform: Platform) -> None:
-    """Prometheus over the history, scraping the exporter."""
+async def start_metrics(
+    platform: Platform, *, jobs: Mapping[str, int] | None = None, rules: tuple[Path, ...] = ()
+) -> None:
+    """Prometheus over the history, scraping the exporter, the engine and further jobs by their ports."""
     spec = PrometheusSpec(
         folder=platform.places.prometheus,
         port=platform.ports.prometheus,
         exporter_port=platform.ports.exporter,
         alertmanager_port=platform.ports.alertmanager,
         step_seconds=platform.step_seconds,
+        jobs={"coordination-engine": platform.ports.engine, **(jobs or {})},
+        labels={"namespace": NAMESPACE},
+        rules=rules,
     )
     await start_prometheus(platform.supervisor, spec)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,20 @@ INSTALL = "apt-get install prometheus prometheus-alertmanager"
 
 @dataclass(frozen=True, kw_only=True)
 class PrometheusSpec:
-    """Where the server keeps its data and with whom it talks. Ports are on 127.0.0.1."""
+    """Where the server keeps its data and with whom it talks. Ports are on 127.0.0.1.
+
+    `jobs` are our own processes by job name, scraped as in a cluster: with `labels`, the namespace among them.
+    `rules` are rule files beside the local platform's own.
+    """
 
     folder: Path
     port: int
     exporter_port: int
     alertmanager_port: int | None
     step_seconds: int
+    jobs: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[Path, ...] = ()
 
     @property
     def url(self) -> str:
@@ -49,14 +57,14 @@ def require_binaries(*names: str) -> None:
 
 
 def configuration(spec: PrometheusSpec) -> dict[str, Any]:
-    """`prometheus.yml`: one target, whose own labels win, so that live samples continue the history's series."""
+    """`prometheus.yml`: the world, whose own labels win, so that live samples continue the history; and our jobs."""
     config: dict[str, Any] = {
         "global": {
             "scrape_interval": f"{SCRAPE_SECONDS}s",
             "scrape_timeout": f"{SCRAPE_SECONDS}s",
             "evaluation_interval": f"{SCRAPE_SECONDS}s",
         },
-        "rule_files": [str((spec.folder / "rules.yml").resolve())],
+        "rule_files": [str(path.resolve()) for path in (spec.folder / "rules.yml", *spec.rules)],
         "scrape_configs": [
             {
                 "job_name": "world",
@@ -71,7 +79,14 @@ def configuration(spec: PrometheusSpec) -> dict[str, Any]:
                         "replacement": "",
                     },
                 ],
-            }
+            },
+            *(
+                {
+                    "job_name": job,
+                    "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": dict(spec.labels)}],
+                }
+                for job, port in spec.jobs.items()
+            ),
         ],
     }
     if spec.alertmanager_port is not None:
