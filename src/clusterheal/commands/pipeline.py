@@ -213,7 +213,7 @@ def packaged(name: str, image: str | None) -> Iterator[Path]:
 
 
 def run_here(name: str, arguments: dict[str, Any], out: Path, timeout: float | None) -> None:
-    """Compile when needed, run, and print each step as it ends.
+    """Compile when needed, run, and print each step as it begins and ends.
 
     Raises:
         PermanentError: a step failed.
@@ -245,8 +245,8 @@ def _built_by() -> dict[str, str]:
 
 
 def _print_step(step: Step) -> None:
-    if step.status != "running":
-        typer.echo(f"{step.status:<9} {step.seconds:6.1f} s  {step.title}")
+    took = " " * 8 if step.status == "running" else f"{step.seconds:6.1f} s"
+    typer.echo(f"{step.status:<9} {took}  {step.title}")
 
 
 def parse_parameters(given: list[str]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ async def _run(
     record = RunRecord(source=describe_source(config, replay), notes=[], seed=config.seed, began=iso(timeline.now()))
     timeline.note(f"source: {record.source}")
     try:
-        async with _interruptible(), Supervisor(logs=places.logs) as supervisor:
+        async with _interruptible(), Supervisor(logs=places.logs) as supervisor, _observed(timeline):
             if config.prometheus_url is not None:
                 with timeline.stage("source") as stage:
                     config, replay, record.notes = await demo_source.copy_history(config, places, supervisor, timeline)
@@ -162,12 +162,35 @@ async def _interruptible() -> AsyncIterator[None]:
             loop.remove_signal_handler(number)
 
 
+@asynccontextmanager
+async def _observed(timeline: Timeline) -> AsyncIterator[None]:
+    """Meanwhile, the running stage's memory is sampled and its line kept up to date."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            used = await asyncio.to_thread(tree_rss_bytes)
+            if timeline.stages:
+                stage = timeline.stages[-1]
+                stage.peak_rss_bytes = max(stage.peak_rss_bytes, used)
+            timeline.tick()
+
+    looking = asyncio.create_task(look(), name="memory and progress")
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+
+
 def describe_source(config: DemoConfig, replay: Replay | None) -> str:
     """Where the metrics come from, in words."""
     if config.prometheus_url is not None:
-        return f"the Prometheus at {config.prometheus_url}, read once: {config.days:g} days at 60 s"
+        return f"the Prometheus at {config.prometheus_url}, read once: {config.days:g} days at 60 s, seed {config.seed}"
     if replay is not None:
-        return f"recorded telemetry {config.data}, {replay.days:.1f} days replayed so that they end now"
+        days = f"{replay.days:.1f} days replayed so that they end now"
+        return f"recorded telemetry {config.data}, {days}, seed {config.seed}"
     return f"a generated OpenShift cluster, {config.days:g} days at 60 s, seed {config.seed}"
 
 
@@ -182,36 +205,21 @@ class _Stages:
 
     async def run(self) -> None:
         """Raises ClusterhealError: from whatever stage failed."""
-        platform = self._platform
-        sampler = asyncio.create_task(self._sample_memory(), name="memory")
-        try:
-            await self._metrics()
-            await self._registry()
-            async with self._kserve():
-                await self._pipeline()
-                await self._engine()
-                run = await self._incident()
-                await self._report(run)
-                if platform.config.keep:
-                    await self._stay()
-        finally:
-            sampler.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sampler
+        await self._metrics()
+        await self._registry()
+        async with self._kserve():
+            await self._pipeline()
+            await self._engine()
+            run = await self._incident()
+            await self._report(run)
+            if self._platform.config.keep:
+                await self._stay()
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[StageRecord]:
         with self._timeline.stage(name) as stage:
             stage.peak_rss_bytes = tree_rss_bytes()
             yield stage
-
-    async def _sample_memory(self) -> None:
-        while True:
-            await asyncio.sleep(SAMPLE_SECONDS)
-            used = await asyncio.to_thread(tree_rss_bytes)
-            if self._timeline.stages:
-                stage = self._timeline.stages[-1]
-                stage.peak_rss_bytes = max(stage.peak_rss_bytes, used)
 
     async def _metrics(self) -> None:
         platform, timeline = self._platform, self._timeline
@@ -234,6 +242,7 @@ class _Stages:
 
     async def _registry(self) -> None:
         with self._stage("registry") as stage:
+            self._timeline.progress("starting the model registry")
             await demo_platform.start_registry(self._platform)
             stage.summary = f"http://127.0.0.1:{self._platform.ports.registry}"
 
@@ -253,6 +262,7 @@ class _Stages:
 
     async def _pipeline(self) -> None:
         with self._stage("pipeline") as stage:
+            self._timeline.progress("compiling")
             outcome = await demo_pipeline.run_train(self._platform, self._timeline)
             self._record.pipeline = outcome.run
             self._record.models = outcome.models
@@ -265,6 +275,7 @@ class _Stages:
     async def _engine(self) -> None:
         platform = self._platform
         with self._stage("engine") as stage:
+            self._timeline.progress("starting the coordination engine")
             await demo_platform.start_engine(platform)
             url = f"http://127.0.0.1:{platform.ports.engine}"
             await platform.supervisor.guard(demo_pipeline.wait_for_scoring(url, self._timeline))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from clusterheal.local.report_record import RunRecord
 
 BLUE, RED, GREEN, GREY = "#2b6cb0", "#c0392b", "#0b6e3b", "#8a97a5"
-BAND, FORECAST_BAND = "rgba(43,108,176,0.15)", "rgba(192,119,43,0.18)"
+BAND, FORECAST_BAND = "rgba(43,108,176,0.22)", "rgba(192,119,43,0.26)"
 FORECAST = "#c0772b"
+TOP_MARGIN = 70  # pixels: room for a subplot's title and, above it, two rows of marks
+MARK_ROWS = 2  # marks often lie seconds apart: their names take turns in height
 
 
 def library() -> str:
@@ -23,10 +26,9 @@ def library() -> str:
 def _html(figure: Any, *, height: int) -> str:
     figure.update_layout(
         height=height,
-        margin={"l": 60, "r": 20, "t": 40, "b": 40},
+        margin={"l": 60, "r": 20, "t": TOP_MARGIN, "b": 40},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     )
     figure.update_xaxes(showgrid=True, gridcolor="#e4e9ee")
     figure.update_yaxes(showgrid=True, gridcolor="#e4e9ee", zeroline=False)
@@ -49,7 +51,7 @@ def incident(record: RunRecord) -> str:
         _band(
             go, figure, row, scores["times"], scores["low"][name], scores["high"][name], BAND, "expected, 80 %", first
         )
-        _forecast(go, figure, row, scores["forecast"].get(name), first)
+        _forecast(go, figure, row, _from_origin(scores, name), first)
         line = {"color": BLUE, "width": 2}
         figure.add_trace(
             go.Scatter(x=scores["times"], y=scores["observed"][name], name="observed", line=line, showlegend=first),
@@ -57,26 +59,36 @@ def incident(record: RunRecord) -> str:
             col=1,
         )
     bottom = len(titles)
+    height = 190 * len(titles) + TOP_MARGIN + 60
     colours = [RED if alarm else GREY for alarm in scores["alarm"]]
     figure.add_trace(
         go.Bar(x=scores["times"], y=scores["score"], marker_color=colours, name="score (red: alarm)"), row=bottom, col=1
     )
-    for at, text, colour in _marks(record):
+    for number, (at, text, colour) in enumerate(_marks(record)):
         figure.add_vline(x=at, line={"color": colour, "dash": "dot", "width": 1.5})
         figure.add_annotation(
-            x=at, y=1.0, yref="paper", text=text, showarrow=False, font={"color": colour, "size": 11}, xanchor="left"
+            x=at,
+            y=1.0,
+            yref="paper",
+            yshift=24 + 14 * (number % MARK_ROWS),
+            text=text,
+            showarrow=False,
+            font={"color": colour, "size": 11},
+            xanchor="left",
+            yanchor="bottom",
         )
+    figure.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -60 / height, "x": 0})
     figure.update_xaxes(range=[scores["times"][0], _right_edge(scores)])
     return (
         f"<h2>What the models saw: {html.escape(scores['entity'])}</h2>"
         "<p class='muted'>Scores, expected bands and the forecast come from the served models over HTTP. The forecast "
         "begins where the fault was caused: it is what the model expected before it knew.</p>"
-        + _html(figure, height=190 * len(titles) + 90)
+        + _html(figure, height=height)
     )
 
 
 def _right_edge(scores: Mapping[str, Any]) -> str:
-    """Ten minutes of the forecast are enough to see where it goes."""
+    """A few steps of the forecast are enough to see where it goes; all of it would squeeze the incident."""
     times: list[str] = next((f["times"] for f in scores["forecast"].values()), [])
     shown = [t for t in times if t > scores["times"][-1]][:3]
     return str(shown[-1] if shown else scores["times"][-1])
@@ -95,10 +107,26 @@ def _band(
 ) -> None:
     around = {"x": [*times, *reversed(times)], "y": [*high, *reversed(low)], "hoverinfo": "skip"}
     figure.add_trace(
-        go.Scatter(**around, fill="toself", fillcolor=colour, line={"width": 0}, name=name, showlegend=legend),
+        go.Scatter(
+            **around, fill="toself", fillcolor=colour, line={"width": 1, "color": colour}, name=name, showlegend=legend
+        ),
         row=row,
         col=1,
     )
+
+
+def _from_origin(scores: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The forecast with its origin in front, where all paths leave from the value that was observed then."""
+    forecast: Mapping[str, Any] | None = scores["forecast"].get(name)
+    if not forecast or not scores["forecast_origin"]:
+        return forecast
+    origin = datetime.fromisoformat(scores["forecast_origin"])
+    known = zip(scores["times"], scores["observed"][name], strict=True)
+    before = [value for time, value in known if value is not None and datetime.fromisoformat(time) <= origin]
+    if not before:
+        return forecast
+    paths = {path: [before[-1], *forecast[path]] for path in ("low", "median", "high")}
+    return {"times": [scores["forecast_origin"], *forecast["times"]], **paths}
 
 
 def _forecast(go: Any, figure: Any, row: int, forecast: Mapping[str, Any] | None, legend: bool) -> None:

@@ -52,6 +52,7 @@ class Timeline:
     events: list[Event] = field(default_factory=list)
     _began: float = field(init=False)
     _live: Live | None = None
+    _doing: str = ""
     _quiet_until: float = 0.0
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class Timeline:
         record = StageRecord(name=name, began=self.now())
         self.stages.append(record)
         begin = self.monotonic()
-        self._quiet_until = begin + 2.0
+        self._doing, self._quiet_until = "", begin + 2.0
         with self._shown(name):
             try:
                 yield record
@@ -78,16 +79,18 @@ class Timeline:
 
     def progress(self, text: str) -> None:
         """How far the running stage is; printed sparsely where lines stay."""
-        name = self.stages[-1].name if self.stages else ""
-        if self._live is not None:
-            self._live.update(self._spinner(name, text))
-        elif self.monotonic() >= self._quiet_until:
+        self._doing = text
+        self.tick()
+
+    def tick(self) -> None:
+        """Time has passed; call it now and then, so that a stage that has nothing to say is seen to go on."""
+        if self._live is None and self._doing and self.monotonic() >= self._quiet_until:
             self._quiet_until = self.monotonic() + QUIET_SECONDS
-            self._print(name, f"... {text}", style="dim")
+            self._print(self._stage_name(), f"... {self._doing}", style="dim")
 
     def event(self, text: str, *, kind: str = "info") -> None:
         """Something worth keeping, printed at once; `kind` is info, fault, signal, act, good or bad."""
-        name = self.stages[-1].name if self.stages else ""
+        name = self._stage_name()
         self.events.append(Event(at=self.now(), stage=name, text=text, kind=kind))
         styles = {"fault": "bold red", "signal": "yellow", "act": "bold cyan", "good": "bold green", "bad": "bold red"}
         self._print(name, text, style=styles.get(kind, ""))
@@ -102,15 +105,21 @@ class Timeline:
             self._print(name, "begins", style="dim")
             yield
             return
-        with Live(self._spinner(name, ""), console=self.console, transient=True, refresh_per_second=8) as live:
+        spinner = Spinner("dots")
+
+        def line() -> Spinner:
+            spinner.update(text=Text(f"{self.elapsed_seconds:6.1f} s  {name:<10} {self._doing}"))
+            return spinner
+
+        with Live(get_renderable=line, console=self.console, transient=True, refresh_per_second=8) as live:
             self._live = live
             try:
                 yield
             finally:
                 self._live = None
 
-    def _spinner(self, name: str, text: str) -> Spinner:
-        return Spinner("dots", Text(f"{self.elapsed_seconds:6.1f} s  {name:<10} {text}"))
+    def _stage_name(self) -> str:
+        return self.stages[-1].name if self.stages else ""
 
     def _print(self, stage: str, text: str, *, style: str) -> None:
         line = Text(f"{self.elapsed_seconds:6.1f} s  {stage:<10} ")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clusterheal.errors import InvalidInput
+from clusterheal.local import report_plots as plots
 from clusterheal.local.report import render, write_report
 from clusterheal.local.report_record import RunRecord
 
@@ -83,6 +84,8 @@ def test_the_page_tells_the_incident_the_outcome_and_the_peers() -> None:
     page = render(record())
     for text in (
         "healed: memory-leak on shop/cart",
+        "2026-03-01 12:00 UTC, source: a generated OpenShift cluster",
+        "Incident: Deployment shop/cart",
         "predicted-memory-leak: restart, expecting that falls back",
         "helped: It fell.",
         "0.5, 1.4",
@@ -94,6 +97,15 @@ def test_the_page_tells_the_incident_the_outcome_and_the_peers() -> None:
         "What it is for &amp; what not.",
     ):
         assert text in page, text
+
+
+def test_the_forecast_leaves_from_what_was_observed_at_its_origin() -> None:
+    known = record().scores
+    assert known is not None
+    path = plots._from_origin(known, "workload_memory_of_limit")
+    assert path == {"times": [at(0), at(60)], "low": [0.5, 0.4], "median": [0.5, 0.5], "high": [0.5, 0.6]}
+    unseen = {**known, "observed": {"workload_memory_of_limit": [None, 0.5]}}
+    assert plots._from_origin(unseen, "workload_memory_of_limit") == known["forecast"]["workload_memory_of_limit"]
 
 
 def test_text_from_outside_cannot_become_markup() -> None:

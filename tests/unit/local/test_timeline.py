@@ -53,6 +53,29 @@ def test_progress_is_sparse_and_silent_in_short_stages() -> None:
     assert shown[0].endswith(("at 102.0", "at 102.1"))
 
 
+def test_a_long_step_without_news_is_seen_to_go_on() -> None:
+    ticks = Ticks()
+    timeline, out = make(ticks)
+    with timeline.stage("pipeline"):
+        timeline.progress("Train forecaster")
+        for _ in range(200):
+            ticks.now += 0.1
+            timeline.tick()
+    shown = [line for line in out.getvalue().splitlines() if "... Train forecaster" in line]
+    assert 3 <= len(shown) <= 4
+
+
+def test_what_a_stage_was_at_is_not_said_of_the_next() -> None:
+    ticks = Ticks()
+    timeline, out = make(ticks)
+    with timeline.stage("pipeline"):
+        timeline.progress("Train forecaster")
+    with timeline.stage("engine"):
+        ticks.now += 30
+        timeline.tick()
+    assert "Train forecaster" not in out.getvalue()
+
+
 def test_a_failed_stage_is_not_called_done() -> None:
     ticks = Ticks()
     timeline, out = make(ticks)
