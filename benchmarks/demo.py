@@ -57,7 +57,7 @@ async def metrics_side(out: Path) -> dict[str, Any]:
             spec=default_cluster(),
             replay=None,
             supervisor=supervisor,
-            settings=initial_settings(config, places, ports, step_seconds=60),
+            settings=initial_settings(config, places, ports, step_seconds=60, days=QUICK_DAYS),
             step_seconds=60,
         )
         end = int(time.time()) // 60 * 60

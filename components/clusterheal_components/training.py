@@ -47,13 +47,14 @@ def _device(device: str, accelerators: int) -> str:
     """
     if device not in DEVICES:
         raise InvalidInput(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
-    if accelerators and device != "cpu":
+    if device == "cuda" or (accelerators and device != "cpu"):
         import torch
 
         if not torch.cuda.is_available():
+            asked = f"{accelerators} accelerators were" if accelerators else "the device cuda was"
             raise InvalidInput(
-                f"{accelerators} accelerators were asked for, but torch sees no CUDA device; "
-                "check the accelerator's resource name and the image, or ask for 0"
+                f"{asked} asked for, but torch sees no CUDA device; check the accelerator's resource name and the "
+                "image, or train on the device cpu with 0 accelerators"
             )
     return device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 import sys
@@ -13,6 +14,7 @@ from clusterheal.errors import ClusterhealError, InvalidInput
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build_app() -> typer.Typer:
@@ -49,6 +51,12 @@ def main() -> None:
     except ClusterhealError as exc:
         typer.echo(f"clusterheal: {exc}", err=True)
         sys.exit(EXIT_INVALID if isinstance(exc, InvalidInput) else EXIT_FAILED)
+    except OSError as exc:
+        if exc.errno not in DISK_FULL:
+            raise
+        where = f" for {exc.filename}" if exc.filename else ""
+        typer.echo(f"clusterheal: {exc.strerror}{where}; free space, or write to another folder", err=True)
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

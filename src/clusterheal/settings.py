@@ -169,7 +169,9 @@ class EngineSettings(Section):
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int = Field(8090, ge=0, le=65535, description="REST API, webhook and metrics; 0 picks a free port")
-    interval: timedelta = Field(timedelta(seconds=30), description="between two rounds of live scoring and reconciling")
+    interval: timedelta = Field(
+        timedelta(seconds=30), gt=timedelta(0), description="between two rounds of live scoring and reconciling"
+    )
     detector_url: AnyHttpUrl | None = Field(
         None, description="root URL of the anomaly-detector predictor; None: rules only"
     )

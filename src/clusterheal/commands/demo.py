@@ -33,7 +33,10 @@ def register(app: typer.Typer) -> None:
                 help="memory-leak (default), bad-rollout or cpu-saturation; with --data: level-shift (default) or ramp."
             ),
         ] = None,
-        days: Annotated[float, typer.Option(help="Days of generated history, at least 7.")] = 8.0,
+        days: Annotated[
+            float | None,
+            typer.Option(help="Days of generated or copied history; default 8. Recordings have their own length."),
+        ] = None,
         seed: Annotated[int, typer.Option(help="Same seed and data: same metrics, models and decisions.")] = 7,
         train_seconds: Annotated[
             float | None, typer.Option(help="Stop each training after this long, seconds; default: until it is done.")
@@ -47,10 +50,13 @@ def register(app: typer.Typer) -> None:
 
         Example: clusterheal demo --data ../shared/data/anomaly --series 'SMD__*' --out out
         """
+        from clusterheal.errors import InvalidInput
         from clusterheal.local.demo import Interrupted, run_demo
-        from clusterheal.local.demo_config import DemoConfig
+        from clusterheal.local.demo_config import DEFAULT_DAYS, DemoConfig
         from clusterheal.local.timeline import Timeline
 
+        if data is not None and days is not None:
+            raise InvalidInput("--days is for generated or copied history; with --data, the recordings' length counts")
         config = DemoConfig(
             out=out,
             seed=seed,
@@ -60,20 +66,13 @@ def register(app: typer.Typer) -> None:
             prometheus_url=prometheus_url,
             prometheus_token_file=token_file,
             prometheus_ca_file=ca_file,
-            days=days,
+            days=DEFAULT_DAYS if days is None else days,
             keep=keep,
             first_port=first_port,
             train_seconds=train_seconds,
         )
-        timeline = Timeline()
         try:
-            record = run_demo(config, timeline)
+            run_demo(config, Timeline())
         except Interrupted as exc:
             typer.echo(f"clusterheal: {exc}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED + exc.number) from exc
-        peak = max((stage.peak_rss_bytes for stage in timeline.stages), default=0)
-        timeline.note(
-            f"{record.result}: {timeline.elapsed_seconds:.0f} s, at most {peak / 2**20:.0f} MiB; "
-            f"report: {out / 'report.html'}",
-            style="bold green",
-        )

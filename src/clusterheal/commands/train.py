@@ -72,6 +72,7 @@ def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare
         aside = Path(name)
         freeze(panel, aside / "dataset", train=chosen.train_share, calibration=chosen.calibration_share)
         for fit in (training.train_detector, training.train_forecaster):
+            _say(f"training: {fit.__name__.removeprefix('train_')}")
             about = fit(
                 aside / "dataset",
                 aside / "training",
@@ -80,6 +81,7 @@ def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare
                 max_seconds=chosen.max_seconds,
             )
             package = (aside / "training").rename(aside / str(about["name"]))
+            _say(f"evaluating: {package.name}")
             rejections += _judge(settings, aside, package, compare=compare)
         for made in sorted(aside.iterdir()):
             _replace(made, out / made.name)
@@ -99,6 +101,11 @@ def _judge(settings: Settings, folder: Path, package: Path, *, compare: bool) ->
     typer.echo(f"{package.name}: {verdict}")
     typer.echo("\n".join(f"  {line}" for line in why.splitlines()))
     return [f"{package.name} rejected: {why.splitlines()[0]}"] if verdict == REJECTED else []
+
+
+def _say(what: str) -> None:
+    """What takes long; on stderr, since results go to stdout."""
+    typer.echo(f"{what} ...", err=True)
 
 
 def _replace(made: Path, target: Path) -> None:

@@ -15,6 +15,8 @@ from clusterheal.local.supervisor import require_port
 NAMESPACE = "self-healing-platform"
 MARK = ".clusterheal-demo"
 DEFAULT_DAYS = 8.0  # one season back of the same weekday, and a day to judge the models on
+MIN_DAYS, MAX_DAYS = 7.0, 60.0
+MIN_COPIED_DAYS = 3.0  # many servers keep less than a week
 LIVE_SECONDS = 240.0  # for the incident, from its cause to its verified end
 
 
@@ -41,6 +43,16 @@ class DemoConfig:
             raise InvalidInput("--data and --prometheus-url are two sources; give one of them")
         if self.series is not None and self.data is None:
             raise InvalidInput("--series chooses among recorded series; give --data, too")
+        if self.prometheus_url is None and (self.prometheus_token_file or self.prometheus_ca_file):
+            raise InvalidInput("--token-file and --ca-file are for --prometheus-url; give that, too")
+        if self.train_seconds is not None and self.train_seconds <= 0:
+            raise InvalidInput(f"--train-seconds {self.train_seconds:g}: expected more than 0")
+
+    def require_days(self) -> None:
+        """Raises InvalidInput: too little history to train both models on and to judge them."""
+        least = MIN_DAYS if self.prometheus_url is None else MIN_COPIED_DAYS
+        if self.data is None and not least <= self.days <= MAX_DAYS:
+            raise InvalidInput(f"--days {self.days:g}: expected {least:g} to {MAX_DAYS:g} days of history")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,10 @@ class Places:
     out: Path
 
     @property
+    def report(self) -> Path:
+        return self.out / "report.html"
+
+    @property
     def logs(self) -> Path:
         return self.out / "logs"
 
@@ -110,7 +114,9 @@ class Platform:
             yield cluster
 
 
-def initial_settings(config: DemoConfig, places: Places, ports: Ports, *, step_seconds: int) -> PartSettings:
+def initial_settings(
+    config: DemoConfig, places: Places, ports: Ports, *, step_seconds: int, days: float
+) -> PartSettings:
     """Everything that is known before anything runs."""
     out = {name: str(getattr(places, name).resolve()) for name in ("dataset", "models", "kubeconfig", "alert_token")}
     training: dict[str, Any] = {"seed": config.seed, "device": "cpu"}
@@ -119,7 +125,7 @@ def initial_settings(config: DemoConfig, places: Places, ports: Ports, *, step_s
     return PartSettings(
         values={
             "prometheus": {"url": f"http://127.0.0.1:{ports.prometheus}"},
-            "dataset": {"path": out["dataset"], "step": f"PT{step_seconds}S", "days": config.days},
+            "dataset": {"path": out["dataset"], "step": f"PT{step_seconds}S", "days": days},
             "training": training,
             "registry": {"url": f"http://127.0.0.1:{ports.registry}", "storage": out["models"], "author": "demo"},
             "kubernetes": {"kubeconfig": out["kubeconfig"], "namespace": NAMESPACE},

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from clusterheal.errors import PermanentError
+from clusterheal.local.writing import writing
 
 MARKER = "CLUSTERHEAL_SUPERVISOR"
 """Environment variable by which a supervisor knows its processes again, whoever their parent is."""
@@ -102,10 +103,13 @@ async def spawn(spec: ChildSpec, *, logs: Path, marker: str, capture: bool = Fal
 
     Raises:
         ChildDied: the program does not exist or may not be executed.
+        PermanentError: its log cannot be written.
     """
-    logs.mkdir(parents=True, exist_ok=True)
     log_path = logs / f"{spec.name}.log"
-    with log_path.open("ab") as log:
+    with writing(log_path):
+        logs.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("ab")
+    with log:
         try:
             process = await asyncio.create_subprocess_exec(
                 *spec.argv,

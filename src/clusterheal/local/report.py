@@ -9,6 +9,7 @@ from typing import Any
 
 from clusterheal.local import report_plots as plots
 from clusterheal.local.report_record import RunRecord
+from clusterheal.local.writing import write_whole
 
 STYLE = """
 :root { color-scheme: light; font-family: system-ui, sans-serif; line-height: 1.45; color: #1f2933; }
@@ -33,12 +34,12 @@ _ROW = {"fault": "fault", "signal": "signal", "act": "act", "good": "goodrow", "
 
 
 def write_report(record: RunRecord, out: Path) -> Path:
-    """Render `out/report.html`, by way of a rename."""
-    path = out / "report.html"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(render(record), encoding="utf-8")
-    aside.rename(path)
-    return path
+    """Render `out/report.html`.
+
+    Raises:
+        PermanentError: it cannot be written.
+    """
+    return write_whole(out / "report.html", render(record).encode())
 
 
 def render(record: RunRecord) -> str:
@@ -80,7 +81,7 @@ def _incident(record: RunRecord) -> str:
         return "<h2>Incident</h2><p>The engine opened no incident about the fault's workload.</p>"
     status = record.incident.get("status") or {}
     diagnosis, plan, outcome = (status.get(key) or {} for key in ("diagnosis", "plan", "outcome"))
-    found_by = f"found by {diagnosis.get('origin')}, confidence {diagnosis.get('confidence')}"
+    found_by = f"found by {diagnosis.get('origin')}, confidence {_number(diagnosis.get('confidence'))}"
     compared = f"{_number(outcome.get('observed'))}, {_number(outcome.get('counterfactual'))}"
     rows = [
         ("State", status.get("state")),

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from clusterheal.errors import InvalidInput
+from clusterheal.local.writing import write_whole
 
 FILE = "run.json"
 
@@ -38,12 +39,13 @@ class RunRecord:
     scores: dict[str, Any] | None = None
 
     def save(self, out: Path) -> Path:
-        """Write `run.json` into `out` by way of a rename."""
-        path = out / FILE
-        aside = path.with_suffix(".tmp")
-        aside.write_bytes(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
-        aside.rename(path)
-        return path
+        """Write `run.json` into `out`.
+
+        Raises:
+            PermanentError: it cannot be written.
+        """
+        options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+        return write_whole(out / FILE, orjson.dumps(asdict(self), option=options))
 
     @classmethod
     def load(cls, out: Path) -> RunRecord:

@@ -24,6 +24,7 @@ from clusterheal.clock import Clock, SystemClock
 from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal.local.processes import die_with_parent
 from clusterheal.local.runner_log import Follower, PipelineRun, Step, dags, titles
+from clusterheal.local.writing import write_whole, writing
 
 _ANSI = re.compile(r"\x1b\[\d+m")
 
@@ -45,7 +46,7 @@ def run_pipeline(
 
     Raises:
         InvalidInput: no such package, or an argument that the pipeline does not have.
-        PermanentError: the runner itself could not start.
+        PermanentError: the runner itself could not start, or what it leaves cannot be written.
     """
     clock = clock or SystemClock()
     spec = read_spec(package)
@@ -53,7 +54,8 @@ def run_pipeline(
     arguments = checked_arguments(spec, arguments)
     started = clock.now()
     folder = out.absolute() / f"{name}-{started:%Y%m%dT%H%M%S%f}"
-    folder.mkdir(parents=True)
+    with writing(folder):
+        folder.mkdir(parents=True)
     run = PipelineRun(
         pipeline=name,
         run_id=folder.name,
@@ -140,9 +142,7 @@ def _without_retries(package: Path, folder: Path) -> Path:
     for dag in dags(spec):
         for task in dag["tasks"].values():
             task.pop("retryPolicy", None)
-    copy = folder / "pipeline.yaml"
-    copy.write_text(yaml.safe_dump_all(documents, sort_keys=True))
-    return copy
+    return write_whole(folder / "pipeline.yaml", yaml.safe_dump_all(documents, sort_keys=True).encode())
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def _tee(process: subprocess.Popen[str], log_file: Path, seconds: float | None) 
         watchdog.start()
     assert process.stdout is not None
     try:
-        with log_file.open("w") as log:
+        with writing(log_file), log_file.open("w") as log:
             for line in process.stdout:
                 plain = _ANSI.sub("", line.rstrip("\n"))
                 log.write(plain + "\n")

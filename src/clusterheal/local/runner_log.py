@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from clusterheal.clock import Clock
 from clusterheal.errors import InvalidInput
+from clusterheal.local.writing import write_whole
 
 Status = Literal["running", "succeeded", "failed"]
 
@@ -65,13 +66,13 @@ class PipelineRun:
         raise InvalidInput(f"no step {title!r} ran in {self.pipeline}; ran: {[s.title for s in self.steps]}")
 
     def save(self) -> Path:
-        """Write `run.json` into the run's folder, by way of a rename."""
+        """Write `run.json` into the run's folder.
+
+        Raises:
+            PermanentError: it cannot be written.
+        """
         data = asdict(self) | {"out": str(self.out)}
-        target = self.out / "run.json"
-        aside = target.with_suffix(".tmp")
-        aside.write_text(json.dumps(data, indent=1, default=str, sort_keys=True))
-        aside.rename(target)
-        return target
+        return write_whole(self.out / "run.json", json.dumps(data, indent=1, default=str, sort_keys=True).encode())
 
 
 def titles(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import httpx
 
 from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal.local.processes import Child, ChildDied, ChildSpec, describe_exit, kill_marked, log_tail, spawn, stop
+from clusterheal.local.writing import writing
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class Supervisor:
             ) from exc
 
     async def _follow(self, child: Child, on_line: Callable[[str], None] | None) -> None:
-        with child.log_path.open("a") as copy:
+        with writing(child.log_path), child.log_path.open("a") as copy:
             async for line in _lines(child):
                 copy.write(line + "\n")
                 copy.flush()

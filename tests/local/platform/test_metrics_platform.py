@@ -76,7 +76,7 @@ async def metrics_platform(out: Path, *, days: float) -> AsyncIterator[Platform]
             spec=default_cluster(),
             replay=None,
             supervisor=supervisor,
-            settings=initial_settings(config, places, ports, step_seconds=60),
+            settings=initial_settings(config, places, ports, step_seconds=60, days=config.days),
             step_seconds=60,
         )
         await demo_platform.start_kubernetes(platform)
