@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for demo_kit
 NEEDED_TOOLS = {
     "local": ("prometheus", "promtool", "prometheus-alertmanager"),
     "manifests": ("kubectl", "promtool"),

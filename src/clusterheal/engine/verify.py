@@ -45,6 +45,14 @@ class Evidence:
             return False
         return self.better_than(self.expected[0] if self.lower_is_better else self.expected[2]) is True
 
+    @property
+    def worse_than_forecast(self) -> bool:
+        """Whether the metric is clearly on the bad side of all that was forecast without the action."""
+        if self.expected is None:
+            return False
+        turned = replace(self, lower_is_better=not self.lower_is_better)
+        return turned.better_than(self.expected[2] if self.lower_is_better else self.expected[0], HARM_MARGIN) is True
+
     def better_than(self, other: float, margin: float = 0.0) -> bool | None:
         if self.observed is None:
             return None
@@ -117,9 +125,10 @@ def _expanded(claim: Mapping[str, Any]) -> tuple[bool, str]:
 def judge(record: Record, action: ActionRecord, world: World) -> Outcome | None:
     """The outcome, or `None` while it is too early to tell.
 
-    helped: the target is whole, the trouble is gone, and the metric is better than it was forecast to be.
-    self-healed: the trouble is gone, but the forecast had said so, too. harmed: the target lost what it had, or the
-    metric is worse than the forecast's high path. no effect: the rest, at the deadline.
+    helped: the target is whole, the trouble is gone, and the metric is better than it was forecast to be, or grew past
+    a forecast that had not seen the trouble. self-healed: the trouble is gone, but the forecast had said so, too, and
+    the metric kept to it. harmed: the target lost what it had, or at the deadline the metric is worse than the
+    forecast's high path. no effect: the rest, at the deadline.
     """
     if action.applied_at is None:
         return None
@@ -136,11 +145,8 @@ def judge(record: Record, action: ActionRecord, world: World) -> Outcome | None:
         return _recovery(evidence, world.now)
     if since < timeout:
         return None
-    if evidence.expected is not None and evidence.observed is not None:
-        worse = replace(evidence, lower_is_better=not evidence.lower_is_better)
-        limit = evidence.expected[2] if evidence.lower_is_better else evidence.expected[0]
-        if worse.better_than(limit, HARM_MARGIN):
-            return _outcome(Verdict.HARMED, evidence, world.now, "the metric is worse than it was forecast to become")
+    if evidence.worse_than_forecast:
+        return _outcome(Verdict.HARMED, evidence, world.now, "the metric is worse than it was forecast to become")
     why = evidence.health_text if not evidence.healthy else "the trouble is still there"
     return _outcome(Verdict.NO_EFFECT, evidence, world.now, f"after {timeout} {why}")
 
@@ -175,6 +181,11 @@ def _recovery(evidence: Evidence, now: datetime) -> Outcome:
         )
         return _outcome(Verdict.HELPED, evidence, now, text)
     low, median, high = evidence.expected
+    if evidence.worse_than_forecast:
+        # The trouble was noticed before the forecast could see it grow, and the metric is a mean over minutes that
+        # still holds it. Such a forecast had not said that the trouble would go away, so it proves nothing.
+        text = f"the trouble is gone and the target is whole; a forecast of {low:.4g} to {high:.4g} was passed before"
+        return _outcome(Verdict.HELPED, replace(evidence, expected=None), now, text)
     would_breach = evidence.threshold is not None and (
         median > evidence.threshold if evidence.lower_is_better else median < evidence.threshold
     )

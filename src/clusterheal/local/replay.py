@@ -34,6 +34,18 @@ class Recording:
     values: Float64
     step_seconds: int
 
+    @property
+    def dead(self) -> list[str]:
+        """Metrics without any sample."""
+        return [name for i, name in enumerate(self.metrics) if not bool(np.isfinite(self.values[:, i]).any())]
+
+    @property
+    def constant(self) -> list[str]:
+        """Metrics that have samples, all of one value."""
+        alive = set(self.metrics) - set(self.dead)
+        columns = zip(self.metrics, self.values.T, strict=True)
+        return [name for name, column in columns if name in alive and np.nanmin(column) == np.nanmax(column)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
@@ -131,6 +143,10 @@ def _notes(
     notes = [
         f"{len(kept)} series with a step of {step} s and {len(metrics)} metrics: {', '.join(r.instance for r in kept)}"
     ]
+    for recording in kept:
+        for what, names in (("no sample at all", recording.dead), ("never change", recording.constant)):
+            if names:
+                notes.append(f"{recording.instance}: {what}: {', '.join(names)}; the models cannot judge these")
     if left:
         notes.append(
             f"{left} series left out (another step, other metrics, or more than {MAX_INSTANCES}); see --series"
@@ -175,10 +191,12 @@ def _on_grid(path: Path, t: Float64, metrics: tuple[str, ...], values: Float64) 
         raise InvalidInput(f"{path}: t jumps over {position[-1] - len(t)} missing rows; cut the file into pieces")
     grid = np.full((int(position[-1]) + 1, len(metrics)), np.nan)
     grid[position] = values
-    dead = [name for i, name in enumerate(metrics) if not bool(np.isfinite(grid[:, i]).any())]
-    if len(dead) == len(metrics):
+    recording = Recording(instance=path.stem, metrics=metrics, values=grid, step_seconds=step)
+    if len(dead := recording.dead) == len(metrics):
         raise InvalidInput(f"{path}: every metric is NaN throughout; there is nothing to learn from")
-    return Recording(instance=path.stem, metrics=metrics, values=grid, step_seconds=step)
+    if len(dead) + len(recording.constant) == len(metrics):
+        raise InvalidInput(f"{path}: no metric ever changes; there is nothing to learn from")
+    return recording
 
 
 __all__ = ["Recording", "Replay", "open_replay", "read_recording"]

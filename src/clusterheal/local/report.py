@@ -90,7 +90,7 @@ def _incident(record: RunRecord) -> str:
         ("Plan", f"{plan.get('playbook')}: {plan.get('action')}, expecting that {plan.get('expectedEffect')}"),
         ("Roll back", plan.get("rollback")),
         ("Outcome", f"{outcome.get('verdict')}: {outcome.get('explanation')}"),
-        ("Observed, and forecast without the action", compared),
+        ("Observed; forecast without the action, else before it", compared),
     ]
     body = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows)
     guards = "".join(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from clusterheal.clock import Clock
 from clusterheal.errors import InvalidInput
+from clusterheal.local.processes import describe_exit
 from clusterheal.local.writing import write_whole
 
 Status = Literal["running", "succeeded", "failed"]
@@ -171,7 +172,7 @@ class Follower:
         if failed is not None:
             run.error = f"step {failed.title!r} failed: {failed.error}"
         else:
-            run.error = f"the runner ended with status {code}: {self.last_error or f'see {log}'}"
+            run.error = f"the runner {describe_exit(code)}: {self.last_error or f'see {log}'}"
 
     def _add_unlogged(self) -> None:
         for path in sorted(set((self._run.out / "artifacts").glob("**/executor_output.json")) - self._read):

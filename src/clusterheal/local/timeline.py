@@ -75,6 +75,7 @@ class Timeline:
                 record.ok = True
             finally:
                 record.seconds = self.monotonic() - begin
+                self._doing = ""
         self._print(name, f"{record.summary or 'done'} ({record.seconds:.1f} s)", style="bold green")
 
     def progress(self, text: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import http.server
-import os
-import signal
+import shutil
 import socket
 import ssl
 import subprocess
@@ -15,41 +14,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trustme
+from demo_kit import CLI, demo, left_behind, require_complaint
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(120)]
-CLI = (sys.executable, "-m", "clusterheal.cli", "demo")
+ROOT = Path(__file__).resolve().parents[3]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.real_prometheus import RealPrometheus  # noqa: E402
+from clusterheal.local.prometheus_backfill import BackfillConfig, backfill  # noqa: E402
 
 
-def demo(out: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*CLI, "--out", str(out), *options]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, **(env or {})}
-    )
-
-
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The error, which is never a traceback."""
-    assert done.returncode not in (0, None)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("clusterheal: ")
-    return done.stderr
-
-
-def left_behind(out: Path) -> list[str]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(out) in line and process.pid != os.getpid():
-            found.append(line)
-    return found
+def complaint_of(done: subprocess.CompletedProcess[str]) -> str:
+    return require_complaint(done.returncode, done.stderr)
 
 
 def test_no_prometheus_binary(tmp_path: Path) -> None:
     done = demo(tmp_path / "out", env={"PATH": str(tmp_path)})
-    assert "prometheus, promtool, prometheus-alertmanager not found on PATH; install with: apt-get" in complaint(done)
+    assert "prometheus, promtool, prometheus-alertmanager not found on PATH; install with: apt-get" in complaint_of(
+        done
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -59,25 +48,99 @@ def test_a_taken_port(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = demo(tmp_path / "out", "--first-port", str(port))
-    assert f"port {port} for the demo's prometheus is taken" in complaint(done)
+    assert f"port {port} for the demo's prometheus is taken" in complaint_of(done)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_other_peoples_files_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    assert "holds files that no demo wrote" in complaint(demo(tmp_path))
+    assert "holds files that no demo wrote" in complaint_of(demo(tmp_path))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 def test_an_unknown_fault_names_those_there_are(tmp_path: Path) -> None:
     done = demo(tmp_path / "out", "--fault", "earthquake")
-    assert "expected one of memory-leak, bad-rollout, cpu-saturation" in complaint(done)
+    assert "expected one of memory-leak, bad-rollout, cpu-saturation" in complaint_of(done)
 
 
-def test_a_corrupt_recording(tmp_path: Path) -> None:
-    (tmp_path / "x.parquet").write_bytes(b"PAR1 not really PAR1")
-    done = demo(tmp_path / "out", "--data", str(tmp_path / "x.parquet"))
-    assert "cannot be read as Parquet" in complaint(done)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--days", "2"), "--days 2: expected 7 to 60 days of history"),
+        (("--train-seconds", "0"), "--train-seconds 0: expected more than 0"),
+        (("--series", "x*"), "give --data, too"),
+        (("--token-file", "token"), "--token-file and --ca-file are for --prometheus-url"),
+        (("--data", ".", "--prometheus-url", "http://127.0.0.1:1"), "two sources; give one of them"),
+        (("--data", ".", "--days", "9"), "the recordings' length counts"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+    assert told in complaint_of(demo(tmp_path / "out", *options))
+    assert not (tmp_path / "out").exists()
+
+
+ROWS = 6 * 288  # six days at 300 s
+NOISE = np.random.default_rng(1).random(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"t": np.arange(ROWS) * 300, "m00": np.full(ROWS, np.nan)}, "every metric is NaN throughout"),
+        ({"t": np.arange(ROWS) * 300, "m00": np.ones(ROWS)}, "no metric ever changes"),
+        ({"t": np.arange(288) * 300, "m00": NOISE[:288]}, "expected at least 3 days"),
+        ({"t": [], "m00": []}, "t must rise and have at least two rows, got 0 rows"),
+        ({"name": ["a"], "age": [1]}, "expected a column t (unix seconds) and metrics m00, m01 ..., got ['name'"),
+        (None, "cannot be read as Parquet"),
+    ],
+)
+def test_recordings_that_teach_nothing(tmp_path: Path, columns: dict[str, object] | None, told: str) -> None:
+    path = tmp_path / "x.parquet"
+    if columns is None:
+        path.write_bytes(b"PAR1 not really PAR1")
+    else:
+        pq.write_table(pa.table(columns), path)
+    assert told in complaint_of(demo(tmp_path / "out", "--data", str(path)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreachable_prometheus(tmp_path: Path) -> None:
+    done = demo(tmp_path / "out", "--prometheus-url", "http://127.0.0.1:1")
+    assert "http://127.0.0.1:1/: cannot connect" in complaint_of(done)
+    assert "is Prometheus up, and the address right?" in done.stderr
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_a_prometheus_without_history(tmp_path: Path) -> None:
+    with RealPrometheus(tmp_path / "empty") as server:
+        done = demo(tmp_path / "out", "--prometheus-url", server.url)
+    assert "no series for any of the 26 features of catalogue default" in complaint_of(done)
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_a_prometheus_with_too_short_a_history(tmp_path: Path) -> None:
+    end = int(time.time()) // 60 * 60
+    backfill(BackfillConfig(folder=str(tmp_path / "short"), start=end - 86_400, end=end))
+    with RealPrometheus(tmp_path / "short") as server:
+        done = demo(tmp_path / "out", "--prometheus-url", server.url)
+    assert "none has samples in more than half of the 11520 steps" in complaint_of(done)
+    assert "give --days the time that the server keeps" in done.stderr
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    small, out = tmp_path / "small", tmp_path / "small" / "out"
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size=48m none {small}"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("this user may not mount a small disk (needs unshare, and root or user namespaces)")
+    script = f'{mount} && "$@"; code=$?; find {out} -size +40M; exit $code'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", *CLI, "--out", str(out), "--days", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert "No space left on device" in complaint_of(done)
+    assert f"cannot write the metrics' history to {out}" in done.stderr
+    assert "history-" not in done.stdout, "half of a history was left behind"
+    assert left_behind(out) == []
 
 
 @contextmanager
@@ -109,7 +172,7 @@ def refusing_server(context: ssl.SSLContext | None = None) -> Iterator[int]:
 def test_a_prometheus_that_wants_a_token(tmp_path: Path) -> None:
     with refusing_server() as port:
         done = demo(tmp_path / "out", "--prometheus-url", f"http://127.0.0.1:{port}")
-    assert "401" in complaint(done)
+    assert "401" in complaint_of(done)
     assert left_behind(tmp_path / "out") == []
 
 
@@ -118,36 +181,4 @@ def test_a_prometheus_whose_certificate_nobody_vouches_for(tmp_path: Path) -> No
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with refusing_server(context) as port:
         done = demo(tmp_path / "out", "--prometheus-url", f"https://127.0.0.1:{port}")
-    assert "certificate" in complaint(done).lower()
-
-
-def started(out: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*CLI, "--out", str(out), "--days", "7"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (out / "kubeconfig").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return process
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_everything_and_is_told(tmp_path: Path, number: signal.Signals) -> None:
-    process = started(tmp_path / "out")
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert f"interrupted by {number.name}" in errors
-    assert left_behind(tmp_path / "out") == []
-
-
-def test_a_killed_part_is_named(tmp_path: Path) -> None:
-    process = started(tmp_path / "out")
-    (emulator,) = [p for p in psutil.Process(process.pid).children() if "emulator" in p.cmdline()]
-    emulator.kill()
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "kubernetes was killed by SIGKILL" in errors
-    assert left_behind(tmp_path / "out") == []
+    assert "certificate" in complaint_of(done).lower()

@@ -252,6 +252,7 @@ CRASH = snapshot((DEPLOYMENTS, deployment(available=0)))
     [
         ({"observed": 0.3, "path": [0.8, 0.9, 0.95, 1.0, 1.0]}, Verdict.HELPED),
         ({"observed": 0.5, "path": [0.5] * 5}, Verdict.SELF_HEALED),  # it was forecast to be well
+        ({"observed": 0.8, "path": [0.5] * 5}, Verdict.HELPED),  # it grew past a forecast that had not seen it
         ({"observed": None, "path": None}, Verdict.HELPED),
         ({"observed": 0.95, "path": [1.0] * 5}, None),  # still above the threshold, and early
         ({"observed": 0.95, "path": [1.0] * 5, "ago": 20}, Verdict.NO_EFFECT),

@@ -118,6 +118,26 @@ def test_time_has_to_rise(tmp_path: Path, t: list[float]) -> None:
         read_recording(path)
 
 
+def write_columns(path: Path, **metrics: np.ndarray) -> Path:
+    rows = len(next(iter(metrics.values())))
+    pq.write_table(pa.table({"t": np.arange(rows) * 300, **metrics}), path)
+    return path
+
+
+def test_a_recording_in_which_nothing_changes_is_refused(tmp_path: Path) -> None:
+    path = write_columns(tmp_path / "flat.parquet", m00=np.ones(2000), m01=np.full(2000, np.nan))
+    with pytest.raises(InvalidInput, match="no metric ever changes"):
+        read_recording(path)
+
+
+def test_metrics_that_tell_nothing_are_named_and_the_others_replayed(tmp_path: Path) -> None:
+    dead = np.full(2000, np.nan)
+    replay = open_replay(write_columns(tmp_path / "some.parquet", m00=np.arange(2000.0), m01=np.ones(2000), m02=dead))
+    assert replay.metrics == ("m00", "m01", "m02")
+    assert "some: no sample at all: m02; the models cannot judge these" in replay.notes
+    assert "some: never change: m01; the models cannot judge these" in replay.notes
+
+
 def test_no_such_path(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file or folder"):
         open_replay(tmp_path / "nothing")

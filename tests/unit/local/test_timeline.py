@@ -73,6 +73,8 @@ def test_what_a_stage_was_at_is_not_said_of_the_next() -> None:
     with timeline.stage("engine"):
         ticks.now += 30
         timeline.tick()
+    ticks.now += 30
+    timeline.tick()
     assert "Train forecaster" not in out.getvalue()
 
 
