@@ -27,6 +27,7 @@ from clusterheal.rollout.state import ANNOTATION, RolloutBusy, RolloutState
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+CONTAINER = "kserve-container"  # KServe's name; its CRD wants it in a canary's model and defaults it only elsewhere
 ATTEMPTS = 8  # with doubling waits about half a minute, longer than an API server's restart behind a load balancer
 
 
@@ -42,6 +43,7 @@ class Canary:
         """The `spec.canary[]` entry: the predictor in service with another name and path."""
         predictor = copy.deepcopy((found.get("spec") or {}).get("predictor") or {})
         model = predictor.setdefault("model", {})
+        model.setdefault("name", CONTAINER)
         own = path_fields(found, self.uri)
         model |= {"storage": {**model.get("storage", {}), **own["storage"]}} if "storage" in own else own
         return {"trafficPercent": self.percent, "predictor": {**predictor, "name": self.name}}

@@ -1,22 +1,32 @@
-"""A cluster whose InferenceServices are played in memory: real packages, real API semantics, no process, no waiting.
+"""A cluster whose InferenceServices are played: real packages, real API semantics, no process, no waiting.
 
-`World.clock.sleep` moves time on and lets the played controller and the disturbances of a test happen.
+`World.clock.sleep` moves time on and lets the played controller and the disturbances of a test happen. The API server
+is the emulator with the CRD that it comes with (`emulated`), the emulator with KServe's own CRD (`kserve`), or the
+server that CLUSTERHEAL_TEST_KUBECONFIG names (`real`), with the same tests unchanged. There, each world gets a
+namespace of its own, which is deleted in the end; KServe's CRDs must be there, and its controller must not run, since
+it would write the same status.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import os
 import random
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlparse
 
 import httpx
+import orjson
 import pytest
+import yaml
 from clusterheal_models.serving.runtime import Runtime, load_runtime, version_of
 from clusterheal_models.serving.toy import toy_detector, toy_forecaster
 
@@ -30,15 +40,21 @@ from clusterheal.contracts import (
 from clusterheal.contracts.requests import decode_tensor, encode_tensor
 from clusterheal.errors import ContractMismatch, InvalidInput
 from clusterheal.inference.client import InferenceClient
-from clusterheal.kube.ports import ApiError, Manifest, PatchType
-from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, INFERENCE_SERVICES
+from clusterheal.kube.credentials import from_kubeconfig
+from clusterheal.kube.http import HttpCluster
+from clusterheal.kube.ports import ApiError, Cluster, Manifest, PatchType
+from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, INFERENCE_SERVICES, NAMESPACES
 from clusterheal.local.kserve_status import PredictorStatus, build_status, inference_service_crd
 from clusterheal.local.kube.adapter import SimulatedCluster
 from clusterheal.local.kube.api import ApiServer
 from clusterheal.registry.versions import ModelVersion, State
+from clusterheal.rollout import RolloutResult, roll_out
 from clusterheal.settings import InferenceSettings, Settings, load_settings
 
 NAMESPACE = "self-healing-platform"
+KUBECONFIG = "CLUSTERHEAL_TEST_KUBECONFIG"
+REAL = [pytest.param("real", marks=pytest.mark.cluster)] if os.environ.get(KUBECONFIG) else []
+FRONTS = ["emulated", pytest.param("kserve", marks=pytest.mark.shared_data), *REAL]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -51,6 +67,10 @@ def make_contract(*, features: int = 2) -> FeatureContract:
             recent_steps=6, season_steps=12, season_lags=(1,), seasonal_before=0, seasonal_steps=4, horizon_steps=4
         ),
     )
+
+
+class OpenWorld(Protocol):
+    async def __call__(self, *, canary: bool | None = None) -> World: ...
 
 
 class Clock:
@@ -131,8 +151,10 @@ class Faults:
 class World:
     """The API server, the played KServe and the predictors behind it."""
 
-    def __init__(self) -> None:
-        self.clock = Clock()
+    def __init__(self, cluster: Cluster, clock: Clock, namespace: str) -> None:
+        self.cluster = cluster
+        self.clock = clock
+        self.namespace = namespace
         self.clock.meanwhile.append(self.reconcile)
         self.faults = Faults()
         self.registry = Registry()
@@ -140,17 +162,24 @@ class World:
         self._runtimes: dict[str, Runtime] = {}
         self._serving: dict[str, str] = {}
 
-    async def start(self, *, canary: bool = False) -> None:
-        api = ApiServer(clock=self.clock, rng=random.Random(1))
-        self.cluster = SimulatedCluster(api)
-        await self.cluster.create(CUSTOM_RESOURCE_DEFINITIONS, inference_service_crd(canary=canary))
-        from clusterheal.kube.resources import NAMESPACES
-
-        await self.cluster.create(NAMESPACES, {"metadata": {"name": NAMESPACE}})
+    async def roll(
+        self, settings: Settings, version: str, *, cluster: Cluster | None = None, **options: Any
+    ) -> RolloutResult:
+        """Roll `version` out in this world's namespace."""
+        here = settings.kubernetes.model_copy(update={"namespace": self.namespace})
+        return await roll_out(
+            cluster or self.cluster,
+            self.registry,
+            self.registry.versions[version],
+            settings.model_copy(update={"kubernetes": here}),
+            self.clock,
+            connect=self.connect,
+            **options,
+        )
 
     async def service(self, name: str = "anomaly-detector") -> Manifest | None:
         try:
-            return await self.cluster.get(INFERENCE_SERVICES, name, namespace=NAMESPACE)
+            return await self.cluster.get(INFERENCE_SERVICES, name, namespace=self.namespace)
         except ApiError as exc:
             if exc.status == 404:
                 return None
@@ -163,7 +192,7 @@ class World:
 
     async def reconcile(self) -> None:
         """One round of the controller: serve what the specs ask for, when it loads."""
-        items = (await self.cluster.list(INFERENCE_SERVICES, namespace=NAMESPACE)).items
+        items = (await self.cluster.list(INFERENCE_SERVICES, namespace=self.namespace)).items
         for gone in set(self._serving) - {i["metadata"]["name"] for i in items}:
             del self._serving[gone]
         for item in items:
@@ -200,7 +229,7 @@ class World:
                 name,
                 {"status": built},
                 patch_type=PatchType.MERGE,
-                namespace=NAMESPACE,
+                namespace=self.namespace,
                 subresource="status",
                 field_manager="kserve-controller",
             )
@@ -247,11 +276,84 @@ def _infer(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def world() -> World:
-    made = World()
-    await made.start()
-    return made
+async def open_world(front: str, request: pytest.FixtureRequest) -> AsyncIterator[OpenWorld]:
+    """Makes worlds; `canary` says whether their KServe has `spec.canary[]`, None where it does not matter."""
+    async with AsyncExitStack() as stack:
+
+        async def make(*, canary: bool | None = None) -> World:
+            clock = Clock()
+            if front == "real":
+                cluster: Cluster = await stack.enter_async_context(_real())
+                await _require_kserve(cluster, canary=canary)
+                namespace = f"clusterheal-rollout-{uuid.uuid4().hex[:8]}"
+                stack.push_async_callback(_remove, cluster, namespace)
+            else:
+                cluster, namespace = SimulatedCluster(ApiServer(clock=clock, rng=random.Random(1))), NAMESPACE
+                crd = inference_service_crd(canary=bool(canary))
+                if front == "kserve":
+                    crd = _kserve_crd(request.getfixturevalue("shared_dir"), canary=canary is not False)
+                await cluster.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
+            await cluster.create(NAMESPACES, {"metadata": {"name": namespace}})
+            return World(cluster, clock, namespace)
+
+        yield make
+
+
+def _real() -> HttpCluster:
+    return HttpCluster(from_kubeconfig(Path(os.environ[KUBECONFIG])), manager="clusterheal-test")
+
+
+async def _remove(cluster: Cluster, namespace: str) -> None:
+    for item in (await cluster.list(INFERENCE_SERVICES, namespace=namespace)).items:
+        with suppress(ApiError):
+            await cluster.delete(INFERENCE_SERVICES, item["metadata"]["name"], namespace=namespace)
+    with suppress(ApiError):
+        await cluster.delete(NAMESPACES, namespace)
+
+
+async def _require_kserve(cluster: Cluster, *, canary: bool | None) -> None:
+    """Skip where the server lacks what a test is about."""
+    try:
+        crd = await cluster.get(CUSTOM_RESOURCE_DEFINITIONS, "inferenceservices.serving.kserve.io")
+    except ApiError as exc:
+        pytest.skip(f"the API server has no CRD of InferenceServices ({exc}); apply KServe's")
+    if canary is not None and ("canary" in _spec_properties(crd)) is not canary:
+        pytest.skip(f"the test is about a KServe {'with' if canary else 'without'} spec.canary, this one is not")
+    with suppress(ApiError):  # who may not look goes on
+        for item in (await cluster.list(DEPLOYMENTS, label_selector="control-plane=kserve-controller-manager")).items:
+            if item.get("status", {}).get("availableReplicas"):
+                pytest.skip("KServe's controller runs here and writes the status that the tests play; scale it to 0")
+
+
+def _spec_properties(crd: Manifest) -> dict[str, Any]:
+    version = next(v for v in crd["spec"]["versions"] if v["name"] == INFERENCE_SERVICES.version)
+    properties: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return properties
+
+
+@functools.cache
+def _kserve_text(shared: Path) -> bytes:
+    text = (shared / "crds" / "serving.kserve.io_inferenceservices.yaml").read_text()
+    return orjson.dumps(yaml.load(text, Loader=yaml.CSafeLoader))
+
+
+def _kserve_crd(shared: Path, *, canary: bool) -> Manifest:
+    """KServe's own CRD; without `canary`, what one before 0.20 knows."""
+    crd: Manifest = orjson.loads(_kserve_text(shared))
+    if not canary:
+        del _spec_properties(crd)["canary"]
+    return crd
+
+
+@pytest.fixture
+async def world(open_world: OpenWorld) -> World:
+    return await open_world()
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +385,6 @@ def settings() -> Settings:
     return load_settings(
         None,
         {
-            "kubernetes": {"namespace": NAMESPACE},
             "rollout": {"poll": 1.0, "bake": 30.0, "ready_timeout": 60.0, "lease": 60.0},
         },
     )

@@ -10,11 +10,11 @@ from clusterheal.contracts import ModelPackage
 from clusterheal.kube.ports import PatchType
 from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, INFERENCE_SERVICES
 from clusterheal.local.kserve_status import inference_service_crd
-from clusterheal.rollout import RolloutOutcome, RolloutResult, roll_out
+from clusterheal.rollout import RolloutOutcome
 from clusterheal.rollout.shadow import CRD, has_canary
 from clusterheal.settings import Settings, load_settings
 
-from .conftest import NAMESPACE, World
+from .conftest import OpenWorld, World
 
 Packages = dict[str, ModelPackage]
 
@@ -22,18 +22,14 @@ Packages = dict[str, ModelPackage]
 @pytest.fixture
 def steps() -> Settings:
     rollout = {"poll": 1.0, "bake": 3.0, "ready_timeout": 20.0, "canary_steps": [10, 50]}
-    return load_settings(None, {"kubernetes": {"namespace": NAMESPACE}, "rollout": rollout})
+    return load_settings(None, {"rollout": rollout})
 
 
-async def go(world: World, settings: Settings, version: str) -> RolloutResult:
-    wanted = world.registry.versions[version]
-    return await roll_out(world.cluster, world.registry, wanted, settings, world.clock, connect=world.connect)
-
-
-async def in_service(settings: Settings, packages: Packages, *, canary: bool, mode: str = "Standard") -> World:
+async def in_service(
+    open_world: OpenWorld, settings: Settings, packages: Packages, *, canary: bool, mode: str = "Standard"
+) -> World:
     """v000001 serves in an InferenceService of the given deployment mode."""
-    world = World()
-    await world.start(canary=canary)
+    world = await open_world(canary=canary)
     shell = {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": "InferenceService",
@@ -45,12 +41,12 @@ async def in_service(settings: Settings, packages: Packages, *, canary: bool, mo
         "anomaly-detector",
         shell,
         patch_type=PatchType.APPLY,
-        namespace=NAMESPACE,
+        namespace=world.namespace,
         field_manager="argocd-controller",
     )
     for package in packages.values():
         world.registry.add(package)
-    assert (await go(world, settings, "v000001")).outcome is RolloutOutcome.PROMOTED
+    assert (await world.roll(settings, "v000001")).outcome is RolloutOutcome.PROMOTED
     return world
 
 
@@ -69,10 +65,12 @@ def watch_percents(world: World) -> list[Any]:
     return seen
 
 
-async def test_traffic_moves_in_steps_where_kserve_has_canaries(steps: Settings, packages: Packages) -> None:
-    world = await in_service(steps, packages, canary=True)
+async def test_traffic_moves_in_steps_where_kserve_has_canaries(
+    open_world: OpenWorld, steps: Settings, packages: Packages
+) -> None:
+    world = await in_service(open_world, steps, packages, canary=True)
     seen = watch_percents(world)
-    result = await go(world, steps, "v000002")
+    result = await world.roll(steps, "v000002")
     assert result.outcome is RolloutOutcome.PROMOTED, result
     name = "anomaly-detector-v000002"
     assert seen == [(10, name), (50, name)]
@@ -86,19 +84,23 @@ async def test_traffic_moves_in_steps_where_kserve_has_canaries(steps: Settings,
 @pytest.mark.parametrize(
     ("canary", "mode"), [(False, "Standard"), (True, "RawDeployment")], ids=["older KServe", "older mode"]
 )
-async def test_without_canaries_the_shadow_is_all(steps: Settings, packages: Packages, canary: bool, mode: str) -> None:
-    world = await in_service(steps, packages, canary=canary, mode=mode)
+async def test_without_canaries_the_shadow_is_all(
+    open_world: OpenWorld, steps: Settings, packages: Packages, canary: bool, mode: str
+) -> None:
+    world = await in_service(open_world, steps, packages, canary=canary, mode=mode)
     seen = watch_percents(world)
-    result = await go(world, steps, "v000002")
+    result = await world.roll(steps, "v000002")
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert seen == []
     assert [s.name for s in result.steps] == ["stage", "shadow", "promote", "bake"]
 
 
-async def test_a_canary_that_never_gets_ready_is_taken_back(steps: Settings, packages: Packages) -> None:
-    world = await in_service(steps, packages, canary=True)
+async def test_a_canary_that_never_gets_ready_is_taken_back(
+    open_world: OpenWorld, steps: Settings, packages: Packages
+) -> None:
+    world = await in_service(open_world, steps, packages, canary=True)
     world.faults.canary_ready = False
-    result = await go(world, steps, "v000002")
+    result = await world.roll(steps, "v000002")
     assert result.outcome is RolloutOutcome.ROLLED_BACK
     assert "canary anomaly-detector-v000002 was not ready" in (result.reason or "")
     service = await world.service()
@@ -108,10 +110,10 @@ async def test_a_canary_that_never_gets_ready_is_taken_back(steps: Settings, pac
 
 
 async def test_a_canary_field_dropped_by_an_old_crd_is_noticed(
-    steps: Settings, packages: Packages, monkeypatch: pytest.MonkeyPatch
+    open_world: OpenWorld, steps: Settings, packages: Packages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CRD that was looked at has the field, the one that stores does not (a conversion, or a downgrade)."""
-    world = await in_service(steps, packages, canary=False)
+    world = await in_service(open_world, steps, packages, canary=False)
     real = world.cluster.get
 
     async def get(resource: Any, name: str, **kwargs: Any) -> Any:
@@ -120,7 +122,7 @@ async def test_a_canary_field_dropped_by_an_old_crd_is_noticed(
         return await real(resource, name, **kwargs)
 
     monkeypatch.setattr(world.cluster, "get", get)
-    result = await go(world, steps, "v000002")
+    result = await world.roll(steps, "v000002")
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert "dropped spec.canary" in next(s.detail for s in result.steps if s.name == "canary 10 %")
     assert await world.served_version() == "v000002"

@@ -12,14 +12,20 @@ from clusterheal.errors import PermanentError
 from clusterheal.kube.ports import ApiRetryable, PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
 from clusterheal.registry.versions import ModelVersion, State
-from clusterheal.rollout import RolloutBusy, RolloutOutcome, RolloutResult, roll_out
+from clusterheal.rollout import RolloutBusy, RolloutOutcome, RolloutResult
 from clusterheal.rollout.state import ANNOTATION
 from clusterheal.settings import Settings, load_settings
 
-from .conftest import NAMESPACE, World
+from .conftest import REAL, OpenWorld, World
 
 Packages = dict[str, ModelPackage]
 DETECTOR = "anomaly-detector"
+
+
+@pytest.fixture(params=["emulated", *REAL])
+def front(request: pytest.FixtureRequest) -> str:
+    """KServe's own CRD, whose schema is large, adds nothing here."""
+    return str(request.param)
 
 
 class Killed(BaseException):
@@ -71,7 +77,7 @@ class Disturbed:
             DETECTOR,
             {"metadata": {"annotations": {"rival": str(self.writes)}}},
             patch_type=PatchType.MERGE,
-            namespace=NAMESPACE,
+            namespace=self._world.namespace,
             field_manager="rival",
         )
 
@@ -79,21 +85,15 @@ class Disturbed:
 @pytest.fixture
 def quick() -> Settings:
     rollout = {"poll": 1.0, "bake": 3.0, "ready_timeout": 30.0, "lease": 60.0}
-    return load_settings(None, {"kubernetes": {"namespace": NAMESPACE}, "rollout": rollout})
+    return load_settings(None, {"rollout": rollout})
 
 
-async def go(world: World, cluster: Any, settings: Settings, version: str, **kwargs: Any) -> RolloutResult:
-    wanted = world.registry.versions[version]
-    return await roll_out(cluster, world.registry, wanted, settings, world.clock, connect=world.connect, **kwargs)
-
-
-async def fresh(packages: Packages, settings: Settings) -> World:
+async def fresh(open_world: OpenWorld, packages: Packages, settings: Settings) -> World:
     """v000001 in service."""
-    world = World()
-    await world.start()
+    world = await open_world()
     for package in packages.values():
         world.registry.add(package)
-    assert (await go(world, world.cluster, settings, "v000001")).outcome is RolloutOutcome.PROMOTED
+    assert (await world.roll(settings, "v000001")).outcome is RolloutOutcome.PROMOTED
     return world
 
 
@@ -112,15 +112,15 @@ async def assert_settled(world: World, version: str) -> None:
 @pytest.mark.parametrize("applied_first", [False, True], ids=["before the write", "after the write"])
 @pytest.mark.parametrize("then", ["v000002", "v000001"])
 async def test_a_kill_at_any_write_is_recovered_by_the_next_rollout(
-    packages: Packages, quick: Settings, applied_first: bool, then: str
+    open_world: OpenWorld, packages: Packages, quick: Settings, applied_first: bool, then: str
 ) -> None:
     point = 0
     while True:
-        world = await fresh(packages, quick)
+        world = await fresh(open_world, packages, quick)
         cluster = Disturbed(world)
         cluster.kill_at, cluster.applied_first = point, applied_first
         try:
-            await go(world, cluster, quick, "v000002")
+            await world.roll(quick, "v000002", cluster=cluster)
         except Killed:
             pass
         else:
@@ -129,26 +129,28 @@ async def test_a_kill_at_any_write_is_recovered_by_the_next_rollout(
             "annotations", {}
         ):
             with pytest.raises(RolloutBusy, match="is being rolled out by"):
-                await go(world, world.cluster, quick, then)
+                await world.roll(quick, then)
         world.clock.time += timedelta(seconds=61)
-        result = await go(world, world.cluster, quick, then)
+        result = await world.roll(quick, then)
         assert result.outcome is RolloutOutcome.PROMOTED, (point, result)
         await assert_settled(world, then)
         point += 1
     assert point >= 6  # lease, shadow, its end, promote, bake, finish
 
 
-async def test_a_kill_while_rolling_back_goes_on_rolling_back(packages: Packages, quick: Settings) -> None:
+async def test_a_kill_while_rolling_back_goes_on_rolling_back(
+    open_world: OpenWorld, packages: Packages, quick: Settings
+) -> None:
     point = 0
     while True:
-        world = await fresh(packages, quick)
+        world = await fresh(open_world, packages, quick)
         cluster = Disturbed(world)
         cluster.kill_at = point
         try:
-            result = await go(world, cluster, quick, "v000003")  # worse in shadow
+            result = await world.roll(quick, "v000003", cluster=cluster)  # worse in shadow
         except Killed:
             world.clock.time += timedelta(seconds=61)
-            result = await go(world, world.cluster, quick, "v000003")
+            result = await world.roll(quick, "v000003")
             point += 1
         else:
             break
@@ -159,63 +161,71 @@ async def test_a_kill_while_rolling_back_goes_on_rolling_back(packages: Packages
     assert point >= 4
 
 
-async def test_writes_of_others_in_between_are_no_obstacle(packages: Packages, quick: Settings) -> None:
-    world = await fresh(packages, quick)
+async def test_writes_of_others_in_between_are_no_obstacle(
+    open_world: OpenWorld, packages: Packages, quick: Settings
+) -> None:
+    world = await fresh(open_world, packages, quick)
     cluster = Disturbed(world)
     cluster.conflicts = True
-    assert (await go(world, cluster, quick, "v000002")).outcome is RolloutOutcome.PROMOTED
+    assert (await world.roll(quick, "v000002", cluster=cluster)).outcome is RolloutOutcome.PROMOTED
     await assert_settled(world, "v000002")
     service = await world.service()
     assert service is not None
     assert service["metadata"]["annotations"]["rival"]
 
 
-async def test_an_api_server_that_loses_answers_is_no_obstacle(packages: Packages, quick: Settings) -> None:
-    world = await fresh(packages, quick)
+async def test_an_api_server_that_loses_answers_is_no_obstacle(
+    open_world: OpenWorld, packages: Packages, quick: Settings
+) -> None:
+    world = await fresh(open_world, packages, quick)
     cluster = Disturbed(world)
     cluster.flaky = True
-    assert (await go(world, cluster, quick, "v000002")).outcome is RolloutOutcome.PROMOTED
+    assert (await world.roll(quick, "v000002", cluster=cluster)).outcome is RolloutOutcome.PROMOTED
     await assert_settled(world, "v000002")
 
 
-async def test_two_rollouts_of_one_service_exclude_each_other(packages: Packages, quick: Settings) -> None:
-    world = await fresh(packages, quick)
+async def test_two_rollouts_of_one_service_exclude_each_other(
+    open_world: OpenWorld, packages: Packages, quick: Settings
+) -> None:
+    world = await fresh(open_world, packages, quick)
     refused: list[str] = []
 
     async def rival() -> None:
         if not refused and ANNOTATION in (await world.service())["metadata"].get("annotations", {}):  # type: ignore[index]
             with pytest.raises(RolloutBusy) as caught:
-                await go(world, world.cluster, quick, "v000003")
+                await world.roll(quick, "v000003")
             refused.append(str(caught.value))
 
     world.clock.meanwhile.append(rival)
-    result = await go(world, world.cluster, quick, "v000002", holder="first")
+    result = await world.roll(quick, "v000002", holder="first")
     assert result.outcome is RolloutOutcome.PROMOTED
     assert "is being rolled out by first (v000002" in refused[0]
     await assert_settled(world, "v000002")
 
 
-async def test_a_holder_that_overslept_its_lease_writes_nothing_more(packages: Packages, quick: Settings) -> None:
-    world = await fresh(packages, quick)
+async def test_a_holder_that_overslept_its_lease_writes_nothing_more(
+    open_world: OpenWorld, packages: Packages, quick: Settings
+) -> None:
+    world = await fresh(open_world, packages, quick)
     taken: list[RolloutResult] = []
 
     async def oversleep() -> None:
         if not taken and world.registry.states()["v000002"] == "shadow":
             world.clock.meanwhile.remove(oversleep)
             world.clock.time += timedelta(seconds=61)
-            taken.append(await go(world, world.cluster, quick, "v000001", holder="second"))
+            taken.append(await world.roll(quick, "v000001", holder="second"))
 
     world.clock.meanwhile.append(oversleep)
     with pytest.raises(RolloutBusy, match="the lease was lost"):
-        await go(world, world.cluster, quick, "v000002", holder="first")
+        await world.roll(quick, "v000002", holder="first")
     assert taken[0].outcome is RolloutOutcome.PROMOTED
     await assert_settled(world, "v000001")
 
 
 async def test_a_registry_that_fails_at_the_end_is_asked_again_by_the_next_rollout(
-    packages: Packages, quick: Settings, monkeypatch: pytest.MonkeyPatch
+    open_world: OpenWorld, packages: Packages, quick: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = await fresh(packages, quick)
+    world = await fresh(open_world, packages, quick)
 
     real = world.registry.set_state
 
@@ -227,21 +237,21 @@ async def test_a_registry_that_fails_at_the_end_is_asked_again_by_the_next_rollo
     with monkeypatch.context() as patched:
         patched.setattr(world.registry, "set_state", down)
         with pytest.raises(PermanentError, match="500"):
-            await go(world, world.cluster, quick, "v000002")
+            await world.roll(quick, "v000002")
     world.clock.time += timedelta(seconds=61)
-    result = await go(world, world.cluster, quick, "v000002")
+    result = await world.roll(quick, "v000002")
     assert result.outcome is RolloutOutcome.PROMOTED
     assert result.steps == ()  # nothing but the end was left to do
     await assert_settled(world, "v000002")
 
 
-async def test_a_deleted_service_is_reported(packages: Packages, quick: Settings) -> None:
-    world = await fresh(packages, quick)
+async def test_a_deleted_service_is_reported(open_world: OpenWorld, packages: Packages, quick: Settings) -> None:
+    world = await fresh(open_world, packages, quick)
 
     async def remove() -> None:
         if await world.service() is not None:
-            await world.cluster.delete(INFERENCE_SERVICES, DETECTOR, namespace=NAMESPACE)
+            await world.cluster.delete(INFERENCE_SERVICES, DETECTOR, namespace=world.namespace)
 
     world.clock.meanwhile.insert(0, remove)
     with pytest.raises(PermanentError, match="was deleted during the rollout"):
-        await go(world, world.cluster, quick, "v000002")
+        await world.roll(quick, "v000002")

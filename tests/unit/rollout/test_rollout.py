@@ -13,26 +13,21 @@ from clusterheal.errors import InvalidInput, RetryableError
 from clusterheal.kube.ports import PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
 from clusterheal.registry.versions import State
-from clusterheal.rollout import RolloutOutcome, RolloutResult, Step, roll_out
+from clusterheal.rollout import RolloutOutcome, Step
 from clusterheal.rollout.state import ANNOTATION, VERSION_LABEL
 from clusterheal.settings import Settings
 
-from .conftest import NAMESPACE, World
+from .conftest import World
 
 Packages = dict[str, ModelPackage]
 DETECTOR = "anomaly-detector"
-
-
-async def go(world: World, settings: Settings, version: str, **kwargs: Any) -> RolloutResult:
-    wanted = world.registry.versions[version]
-    return await roll_out(world.cluster, world.registry, wanted, settings, world.clock, connect=world.connect, **kwargs)
 
 
 async def in_service(world: World, settings: Settings, packages: Packages, version: str = "v000001") -> None:
     """`version` is in service; the other packages are candidates."""
     for package in packages.values():
         world.registry.add(package)
-    result = await go(world, settings, version)
+    result = await world.roll(settings, version)
     assert result.outcome is RolloutOutcome.PROMOTED, result
 
 
@@ -52,7 +47,7 @@ async def test_a_good_candidate_is_staged_compared_promoted_and_watched(
 ) -> None:
     await in_service(world, settings, packages)
     before = world.clock.now()
-    result = await go(world, settings, "v000002")
+    result = await world.roll(settings, "v000002")
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert [s.name for s in result.steps] == ["stage", "shadow", "promote", "bake"]
     assert "100.0% agreement" in result.steps[1].detail
@@ -68,7 +63,7 @@ async def test_rolling_out_what_is_in_service_changes_nothing(
 ) -> None:
     await in_service(world, settings, packages)
     generation = (await world.service())["metadata"]["generation"]  # type: ignore[index]
-    result = await go(world, settings, "v000001")
+    result = await world.roll(settings, "v000001")
     assert result.outcome is RolloutOutcome.PROMOTED
     assert [s.name for s in result.steps] == ["promote"]
     assert (await world.service())["metadata"]["generation"] == generation  # type: ignore[index]
@@ -77,7 +72,7 @@ async def test_rolling_out_what_is_in_service_changes_nothing(
 async def test_a_rejected_version_is_never_rolled_out(world: World, settings: Settings, packages: Packages) -> None:
     version = world.registry.add(packages["v000001"], State.REJECTED)
     with pytest.raises(InvalidInput, match="rejected"):
-        await roll_out(world.cluster, world.registry, version, settings, world.clock, connect=world.connect)
+        await world.roll(settings, version.version)
     assert await world.service() is None
 
 
@@ -163,7 +158,7 @@ async def test_a_fault_leaves_the_version_before_in_service(
 ) -> None:
     await in_service(world, settings, packages)
     disturb(world)
-    result = await go(world, settings, version)
+    result = await world.roll(settings, version)
     assert result.outcome is RolloutOutcome.ROLLED_BACK, result
     assert result.serving == "v000001"
     assert reason in (result.reason or "")
@@ -183,7 +178,7 @@ async def test_a_breach_while_watched_is_undone_within_a_minute(
 ) -> None:
     await in_service(world, settings, packages)
     world.clock.meanwhile.append(_fail_after_switch(world))
-    result = await go(world, settings, "v000002")
+    result = await world.roll(settings, "v000002")
     breach = world.faults.fails_after["v000002"]
     assert result.outcome is RolloutOutcome.ROLLED_BACK
     assert world.clock.monotonic() - breach < 60
@@ -193,16 +188,16 @@ async def test_a_rollout_that_is_told_to_stops_after_a_step_and_goes_on_from_the
     world: World, settings: Settings, packages: Packages
 ) -> None:
     await in_service(world, settings, packages)
-    shadowed = await go(world, settings, "v000002", holder="run-1", stop_after=Step.SHADOW)
+    shadowed = await world.roll(settings, "v000002", holder="run-1", stop_after=Step.SHADOW)
     assert (shadowed.outcome, shadowed.serving) == (RolloutOutcome.PAUSED, "v000001")
     assert world.registry.states()["v000002"] == "shadow"
     for _ in range(2):  # a step that is repeated because its pod was lost finds its work done
-        promoted = await go(world, settings, "v000002", holder="run-1", stop_after=Step.PROMOTE)
+        promoted = await world.roll(settings, "v000002", holder="run-1", stop_after=Step.PROMOTE)
         assert (promoted.outcome, promoted.serving) == (RolloutOutcome.PAUSED, "v000002")
         assert await world.served_version() == "v000002"
         assert world.registry.states()["v000001"] == "serving"  # not before it has been watched
     assert promoted.steps == ()
-    watched = await go(world, settings, "v000002", holder="run-1")
+    watched = await world.roll(settings, "v000002", holder="run-1")
     assert watched.outcome is RolloutOutcome.PROMOTED
     assert [s.name for s in watched.steps] == ["bake"]
     assert world.registry.states()["v000002"] == "serving"
@@ -220,7 +215,7 @@ async def test_a_registry_that_is_down_does_not_keep_a_breach_from_being_undone(
         return real(name, version, state)
 
     monkeypatch.setattr(world.registry, "set_state", down)
-    result = await go(world, settings, "v000003")
+    result = await world.roll(settings, "v000003")
     assert result.outcome is RolloutOutcome.ROLLED_BACK
     assert "the registry could not be told: registry answered 503" in (result.reason or "")
     assert await world.served_version() == "v000001"
@@ -247,7 +242,7 @@ async def test_the_newest_window_is_compared_and_watched_too(
 ) -> None:
     await in_service(world, settings, packages)
     asked: list[float] = []
-    result = await go(world, settings, "v000002", live=_newest(world, packages, asked))
+    result = await world.roll(settings, "v000002", live=_newest(world, packages, asked))
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert "21 windows (one of them live), 100.0% agreement" in result.steps[1].detail
     assert len(asked) > 20  # once in shadow, then at every look of the half minute
@@ -260,7 +255,7 @@ async def test_without_metrics_the_replayed_windows_do_and_the_report_says_so(
         raise RetryableError("prometheus does not answer")
 
     await in_service(world, settings, packages)
-    result = await go(world, settings, "v000002", live=down)
+    result = await world.roll(settings, "v000002", live=down)
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert "20 windows (none of them live: prometheus does not answer)" in result.steps[1].detail
 
@@ -270,7 +265,7 @@ async def test_without_a_version_before_a_failed_candidate_leaves_nothing(
 ) -> None:
     world.registry.add(packages["v000001"])
     world.faults.never_loads.add("v000001")
-    result = await go(world, settings, "v000001")
+    result = await world.roll(settings, "v000001")
     assert result.outcome is RolloutOutcome.FAILED
     assert result.serving is None
     assert await world.service() is None
@@ -290,7 +285,7 @@ async def gitops_applies(world: World, manifest: dict[str, Any]) -> None:
         DETECTOR,
         manifest,
         patch_type=PatchType.APPLY,
-        namespace=NAMESPACE,
+        namespace=world.namespace,
         field_manager="argocd-controller",
     )
 
@@ -318,7 +313,7 @@ async def test_a_failed_first_candidate_leaves_the_shell_as_it_was(
     await gitops_applies(world, SHELL)
     world.registry.add(packages["v000001"])
     world.faults.never_loads.add("v000001")
-    result = await go(world, settings, "v000001")
+    result = await world.roll(settings, "v000001")
     assert result.outcome is RolloutOutcome.FAILED
     service = await world.service()
     assert service is not None
@@ -339,7 +334,7 @@ async def test_a_path_that_gitops_owns_is_not_taken(world: World, settings: Sett
     for package in packages.values():
         world.registry.add(package)
     await world.reconcile()
-    result = await go(world, settings, "v000002")
+    result = await world.roll(settings, "v000002")
     assert result.outcome is RolloutOutcome.ROLLED_BACK
     assert "let GitOps ignore" in (result.reason or "")
     assert await world.served_version() == "v000001"
@@ -349,7 +344,7 @@ async def test_a_forecaster_far_from_the_incumbent_is_held_back(
     world: World, settings: Settings, forecasters: Packages
 ) -> None:
     await in_service(world, settings, forecasters)
-    result = await go(world, settings, "v000002")
+    result = await world.roll(settings, "v000002")
     assert result.outcome is RolloutOutcome.ROLLED_BACK
     assert "agree on 0.0%" in (result.reason or "")
 
@@ -358,6 +353,6 @@ async def test_a_new_contract_is_rolled_out_without_comparing_answers(
     world: World, settings: Settings, packages: Packages
 ) -> None:
     await in_service(world, settings, packages)
-    result = await go(world, settings, "v000004")
+    result = await world.roll(settings, "v000004")
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert "another contract" in result.steps[1].detail
