@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from clusterheal.contracts import DETECTOR, FeaturePanel, model_inputs
+from clusterheal.contracts import DETECTOR, FeaturePanel, ModelInputs, ModelPackage, model_inputs
 from clusterheal.errors import InvalidInput
 from clusterheal.registry import Registry
 from clusterheal.settings import load_settings
 from clusterheal_components.snapshot import thaw
 
 LOW, HIGH = 0.1, 0.9
+ORIGINS_PER_DAY = 48  # enough for a rate per day over all entities
+ROWS = 1024  # of one answer
 
 
 def run_over_window(dataset: Path, name: str, scores: Path, *, hours: float) -> dict[str, float]:
@@ -52,7 +55,7 @@ def _detections(runtime: Any, panel: FeaturePanel, origins: range, target: Path)
     columns: dict[str, list[Any]] = {"time": [], "entity": [], "score": [], "confidence": [], "alarm": []}
     for origin in origins:
         inputs = model_inputs(panel, origin=origin)
-        answer = runtime.run(inputs.tensors())
+        answer = _run(runtime, inputs)
         columns["time"].append(inputs.timestamp)
         columns["entity"].extend(inputs.entity)
         for name in ("score", "confidence", "alarm"):
@@ -66,12 +69,8 @@ def _forecasts(runtime: Any, panel: FeaturePanel, origins: range, target: Path) 
     horizon = panel.contract.window.horizon_steps
     inside, low, high, medians, times, entities, names = ([] for _ in range(7))  # type: ignore[var-annotated]
     for origin in range(max(origins.start - 1, 0), origins.stop - horizon, horizon):
-        answer = runtime.run(model_inputs(panel, origin=origin).tensors())
-        levels = answer["levels"]
-        picked = [int(np.argmin(np.abs(levels - level))) for level in (LOW, 0.5, HIGH)]
-        path = answer["quantiles"][..., picked]  # (entities, horizon, features, 3)
+        path, known = _path(runtime, panel, origin)
         observed = panel.values[:, origin + 1 : origin + 1 + horizon]
-        known = np.isfinite(observed)
         inside.append(((observed >= path[..., 0]) & (observed <= path[..., 2]))[known])
         entity, step, feature = np.nonzero(known)
         times.append(panel.timestamps[origin + 1 + step])
@@ -84,6 +83,66 @@ def _forecasts(runtime: Any, panel: FeaturePanel, origins: range, target: Path) 
     columns = {"time": times, "entity": entities, "feature": names, "low": low, "median": medians, "high": high}
     _write(target, {k: np.concatenate(v) for k, v in columns.items()} | {"inside": np.concatenate(inside)})
     return {"scored": float(sum(len(v) for v in inside)), "coverage80": float(np.mean(np.concatenate(inside)))}
+
+
+def daily_figure(package: ModelPackage, panel: FeaturePanel, days: int) -> tuple[str, list[float | None]]:
+    """A detector's alarm rate or a forecaster's interval coverage on each of the panel's last `days`, oldest first.
+
+    Measured on evenly spaced origins; None for a day on which nothing could be compared.
+    """
+    from clusterheal_models.serving.runtime import load_runtime
+
+    runtime = load_runtime(package)
+    per_day = round(timedelta(days=1) / panel.contract.step)
+    detector = package.name == DETECTOR
+    spacing = max(per_day // ORIGINS_PER_DAY, 1) if detector else panel.contract.window.horizon_steps
+    figures: list[float | None] = []
+    for back in range(days, 0, -1):
+        first = len(panel.timestamps) - back * per_day
+        hits: list[npt.NDArray[np.bool_]] = []
+        for origin in range(first, first + per_day, spacing):
+            hits.append(_alarms(runtime, panel, origin) if detector else _inside(runtime, panel, origin - 1))
+        joined = np.concatenate(hits)
+        figures.append(float(joined.mean()) if len(joined) else None)
+    return ("alarm_rate" if detector else "coverage80"), figures
+
+
+def _alarms(runtime: Any, panel: FeaturePanel, origin: int) -> npt.NDArray[np.bool_]:
+    return np.asarray(_run(runtime, model_inputs(panel, origin=origin))["alarm"], bool)
+
+
+def _inside(runtime: Any, panel: FeaturePanel, origin: int) -> npt.NDArray[np.bool_]:
+    """Which of the observed values of the horizon after `origin` the 80 % interval covers; none where it would end
+    after the panel."""
+    horizon = panel.contract.window.horizon_steps
+    if origin < 0 or origin + horizon >= len(panel.timestamps):
+        return np.empty(0, bool)
+    path, known = _path(runtime, panel, origin)
+    observed = panel.values[:, origin + 1 : origin + 1 + horizon]
+    return np.asarray(((observed >= path[..., 0]) & (observed <= path[..., 2]))[known], bool)
+
+
+def _path(runtime: Any, panel: FeaturePanel, origin: int) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+    """Low, median and high `(n_entities, horizon, n_features, 3)`, and where something was observed."""
+    answer = _run(runtime, model_inputs(panel, origin=origin))
+    picked = [int(np.argmin(np.abs(answer["levels"] - level))) for level in (LOW, 0.5, HIGH)]
+    path = answer["quantiles"][..., picked]
+    return path, np.isfinite(panel.values[:, origin + 1 : origin + 1 + path.shape[1]])
+
+
+def _run(runtime: Any, inputs: ModelInputs) -> dict[str, npt.NDArray[Any]]:
+    """The answer for any number of entities; a model takes a bounded number of rows at a time."""
+    tensors, rows = inputs.tensors(), len(inputs.entity)
+    parts = [
+        runtime.run({key: value[start : start + ROWS] for key, value in tensors.items()})
+        for start in range(0, rows, ROWS)
+    ]
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {
+        key: part if key == "levels" else np.concatenate([other[key] for other in parts])
+        for key, part in parts[0].items()
+    }
 
 
 def _write(target: Path, columns: Mapping[str, Any]) -> None:

@@ -37,8 +37,8 @@ def retrain(
         max_seconds: stop each training after this long, in seconds; it stops before when it no longer improves.
         train_share: share of the time to train on; the oldest part.
         calibration_share: share of the time to calibrate on; what follows judges the models.
-        when: drifted retrains only when the metrics have drifted; always retrains now.
-        min_days_between: a model younger than this many days is not retrained because of drift.
+        when: drifted retrains only when metrics, coverage or alarms have drifted; always retrains now.
+        min_days_between: drift starts no training within this many days of the last one.
         accelerator: resource name of the GPU, such as nvidia.com/gpu or a MIG profile's nvidia.com/mig-1g.10gb.
         accelerators: how many GPUs each training gets; 0 trains on the CPU.
         node_selector: labels that the nodes of the trainings must have, as JSON, such as

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from clusterheal_components.build_dataset import build_dataset
-from clusterheal_components.check_drift import check_drift
 from clusterheal_components.collect import collect
 from clusterheal_components.evaluate import evaluate
 from clusterheal_components.gate import gate
@@ -26,7 +25,7 @@ from clusterheal_components.train_detector import train_detector
 from clusterheal_components.train_forecaster import train_forecaster
 
 from clusterheal.contracts import DETECTOR, FORECASTER, FeatureContract, FeaturePanel, ModelPackage
-from clusterheal.errors import ContractMismatch, DataQualityError, InvalidInput, PermanentError
+from clusterheal.errors import ContractMismatch, InvalidInput, PermanentError
 from clusterheal.metrics.collect import CollectReport
 from clusterheal.metrics.dataset import Dataset
 from clusterheal.metrics.parts import Extent, Part
@@ -408,64 +407,6 @@ def test_plan_backfill_refuses_counts_that_mean_nothing(shards: int) -> None:
 def _serve(registry: Registry, package: ModelPackage) -> None:
     version = registry.register(package)
     registry.set_state(package.name, version.version, State.SERVING)
-
-
-def _drift(artifact: Make, dataset: Path, **options: Any) -> str:
-    arguments = {"name": FORECASTER, "report": artifact("Markdown"), "metrics": artifact("Metrics"), **options}
-    return str(call(check_drift, dataset=artifact("Dataset", dataset), **arguments))
-
-
-def test_steady_metrics_have_not_drifted(
-    registry: Registry, frozen: Path, packages: dict[str, ModelPackage], artifact: Make
-) -> None:
-    _serve(registry, packages[FORECASTER])
-    assert _drift(artifact, frozen, min_days_between=0.0) == "keep"
-
-
-def _shifted(panel: FeaturePanel, folder: Path, *, days: int) -> Path:
-    values = panel.values.copy()
-    values[:, -days * 288 :] += 2.0
-    moved = FeaturePanel(values=values, timestamps=panel.timestamps, entities=panel.entities, contract=panel.contract)
-    freeze(moved, folder, train=0.7, calibration=0.15)
-    return folder
-
-
-def test_two_shifted_days_are_drift_and_one_is_not(
-    registry: Registry, panel: FeaturePanel, packages: dict[str, ModelPackage], artifact: Make, tmp_path: Path
-) -> None:
-    _serve(registry, packages[FORECASTER])
-    assert _drift(artifact, _shifted(panel, tmp_path / "one", days=1), min_days_between=0.0) == "keep"
-    assert _drift(artifact, _shifted(panel, tmp_path / "two", days=2), min_days_between=0.0) == "retrain"
-
-
-def test_a_young_version_is_kept_unless_told_otherwise(
-    registry: Registry, panel: FeaturePanel, packages: dict[str, ModelPackage], artifact: Make, tmp_path: Path
-) -> None:
-    _serve(registry, packages[FORECASTER])
-    moved = _shifted(panel, tmp_path / "two", days=2)
-    assert _drift(artifact, moved, min_days_between=1.0) == "keep"
-    assert _drift(artifact, moved, min_days_between=1.0, when="always") == "retrain"
-
-
-def test_with_nothing_in_service_there_is_nothing_to_keep(registry: Registry, frozen: Path, artifact: Make) -> None:
-    assert _drift(artifact, frozen) == "retrain"
-
-
-def test_drift_needs_two_days_and_a_known_mode(
-    registry: Registry,
-    panel: FeaturePanel,
-    packages: dict[str, ModelPackage],
-    artifact: Make,
-    tmp_path: Path,
-    frozen: Path,
-) -> None:
-    _serve(registry, packages[FORECASTER])
-    with pytest.raises(InvalidInput, match="drifted or always"):
-        _drift(artifact, frozen, when="sometimes")
-    from clusterheal_components.drift import _last_days
-
-    with pytest.raises(DataQualityError, match="two days"):
-        _last_days(panel.between(None, int(panel.timestamps[400])))
 
 
 @pytest.mark.parametrize("name", [DETECTOR, FORECASTER])
