@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from clusterheal import __version__
@@ -20,6 +21,7 @@ from clusterheal.engine.api_models import (
     IncidentList,
     PauseIn,
     PauseOut,
+    Problem,
     RemediateIn,
     RemediateOut,
     StatusOut,
@@ -36,6 +38,14 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 2 * 1024 * 1024  # 1,000 alerts with long annotations stay below this
 PER_SECOND = 50.0
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 502, 503)
+}
+NOTIFICATION = {
+    "type": "object",
+    "required": ["version", "alerts"],
+    "properties": {"version": {"const": "4"}, "alerts": {"type": "array", "items": {"type": "object"}}},
+}
 OPEN = frozenset({"/alerts", "/health", "/healthz", "/readyz", "/metrics"})
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -57,10 +67,12 @@ def build_api(service: Service, authenticator: Authenticator, alert_token: Share
         title="Self-Healing Platform: coordination engine",
         version=__version__,
         description="Signals in, incidents out. Rights are Kubernetes RBAC on incidents.clusterheal.io.",
+        responses=REFUSALS,
     )
     app.state.service = service
     app.add_middleware(Limits, clock=service.engine.parts.clock, max_bytes=MAX_BODY, per_second=PER_SECOND, exempt=OPEN)
     app.add_exception_handler(ClusterhealError, _explain)
+    app.add_exception_handler(RequestValidationError, _refuse)
     app.add_exception_handler(Exception, _hide)
     _health(app, service)
     _webhook(app, service, alert_token)
@@ -76,6 +88,13 @@ async def _explain(request: Request, exc: Exception) -> JSONResponse:
     if status >= 500:
         log.warning("request failed", extra={"path": request.url.path, "error": str(exc)})
     return JSONResponse({"detail": str(exc)}, status_code=status, headers=headers)
+
+
+async def _refuse(_: Request, exc: Exception) -> JSONResponse:
+    """Each finding in one line: where, and what was expected."""
+    assert isinstance(exc, RequestValidationError)
+    found = (f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in exc.errors())
+    return JSONResponse({"detail": "; ".join(found)}, status_code=422)
 
 
 async def _hide(request: Request, exc: Exception) -> JSONResponse:
@@ -98,21 +117,23 @@ def _health(app: FastAPI, service: Service) -> None:
         """The process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"])
+    @app.get("/readyz", tags=["health"], responses={503: {"model": dict[str, Any], "description": "not yet"}})
     async def readyz(response: Response) -> dict[str, Any]:
         """Everything needed has been read once; standbys are ready, too."""
         missing = service.engine.cache.missing
         response.status_code = 503 if missing else 200
         return {"ready": not missing, "missing": missing, "leading": service.engine.elector.leading}
 
-    @app.get("/metrics", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text format."""
         return Response(generate_latest(service.engine.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _webhook(app: FastAPI, service: Service, token: SharedToken) -> None:
-    @app.post("/alerts", tags=["signals"])
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": NOTIFICATION}}}}
+
+    @app.post("/alerts", tags=["signals"], openapi_extra=body)
     async def alerts(request: Request, authorization: Annotated[str | None, Header()] = None) -> dict[str, int]:
         """Alertmanager's webhook, payload version 4. 200 means stored."""
         token.require(authorization)
@@ -155,41 +176,32 @@ def _incidents(app: FastAPI, service: Service, authenticator: Authenticator) -> 
 
 
 def _acting(app: FastAPI, service: Service, authenticator: Authenticator) -> None:
+    # As defaults, not in `Annotated`: annotations are text, and FastAPI reads local names in them as query parameters.
+    may_report, may_act, may_approve = (Depends(_allowed(authenticator, r)) for r in ("report", "act", "approve"))
+
     @app.post("/api/v1/anomalies", tags=["signals"], status_code=202)
-    async def report(
-        body: AnomalyIn, caller: Annotated[Caller, Depends(_allowed(authenticator, "report"))]
-    ) -> AnomalyOut:
+    async def report(body: AnomalyIn, caller: Caller = may_report) -> AnomalyOut:
         """Report an anomaly."""
         return await service.report(body, caller.name)
 
     @app.post("/api/v1/remediate", tags=["actions"])
-    async def remediate(
-        body: RemediateIn, caller: Annotated[Caller, Depends(_allowed(authenticator, "act"))]
-    ) -> RemediateOut:
+    async def remediate(body: RemediateIn, caller: Caller = may_act) -> RemediateOut:
         """Ask for an action; a dry run unless said otherwise."""
         return await service.remediate(body, caller.name)
 
     @app.post("/api/v1/incidents/{name}/approve", tags=["actions"])
-    async def approve(
-        name: str,
-        caller: Annotated[Caller, Depends(_allowed(authenticator, "approve"))],
-        body: DecisionIn | None = None,
-    ) -> dict[str, Any]:
+    async def approve(name: str, body: DecisionIn | None = None, caller: Caller = may_approve) -> dict[str, Any]:
         """Agree to the plan."""
         return await service.resolve(name, "approve", body.plan_id if body else None, caller.name)
 
     @app.post("/api/v1/incidents/{name}/reject", tags=["actions"])
-    async def reject(
-        name: str,
-        caller: Annotated[Caller, Depends(_allowed(authenticator, "approve"))],
-        body: DecisionIn | None = None,
-    ) -> dict[str, Any]:
+    async def reject(name: str, body: DecisionIn | None = None, caller: Caller = may_approve) -> dict[str, Any]:
         """Refuse the plan; the incident ends."""
         return await service.resolve(name, "reject", body.plan_id if body else None, caller.name)
 
 
 def _control(app: FastAPI, service: Service, authenticator: Authenticator) -> None:
-    read = Depends(_allowed(authenticator, "read"))
+    read, may_pause = (Depends(_allowed(authenticator, r)) for r in ("read", "pause"))
 
     @app.get("/api/v1/status", tags=["control"], dependencies=[read])
     async def status() -> StatusOut:
@@ -202,13 +214,13 @@ def _control(app: FastAPI, service: Service, authenticator: Authenticator) -> No
         return service.paused()
 
     @app.post("/api/v1/pause", tags=["control"])
-    async def pause(body: PauseIn, caller: Annotated[Caller, Depends(_allowed(authenticator, "pause"))]) -> PauseOut:
+    async def pause(body: PauseIn, caller: Caller = may_pause) -> PauseOut:
         """Pause all automation until a time."""
         until = body.until if body.until is None or body.until.tzinfo else body.until.replace(tzinfo=UTC)
         return await service.pause(minutes=body.minutes, until=until, reason=body.reason, by=caller.name)
 
     @app.delete("/api/v1/pause", tags=["control"])
-    async def unpause(caller: Annotated[Caller, Depends(_allowed(authenticator, "pause"))]) -> PauseOut:
+    async def unpause(caller: Caller = may_pause) -> PauseOut:
         """Lift the pause."""
         log.warning("pause lifted", extra={"by": caller.name})
         return await service.unpause()

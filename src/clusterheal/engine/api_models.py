@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from clusterheal.contracts import ObjectRef
 from clusterheal.engine.views import KINDS
@@ -25,10 +25,17 @@ class Target(Body):
     namespace: str | None = Field(None, max_length=63)
     name: str = Field(min_length=1, max_length=253)
 
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"expected one of {', '.join(sorted(KINDS))}")
+        return kind
+
     def ref(self) -> ObjectRef:
-        resource = KINDS.get(self.kind)
-        version = resource.api_version if resource is not None else "v1"
-        return ObjectRef(api_version=version, kind=self.kind, namespace=self.namespace, name=self.name)
+        return ObjectRef(
+            api_version=KINDS[self.kind].api_version, kind=self.kind, namespace=self.namespace, name=self.name
+        )
 
 
 class AnomalyIn(Body):
@@ -41,6 +48,12 @@ class AnomalyIn(Body):
     symptom: str | None = Field(None, description="for example memory-leak, saturation, crash-loop", max_length=40)
     confidence: float | None = Field(None, ge=0, le=1)
     resolved: bool = Field(False, description="true: the trouble reported before under this name is over")
+
+
+class Problem(BaseModel):
+    """Why a request was refused or failed."""
+
+    detail: str
 
 
 class AnomalyOut(BaseModel):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 from clusterheal.clock import Clock
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
 from clusterheal.engine.actions import ACTIONS
 from clusterheal.engine.autonomy import harms_of
 from clusterheal.engine.codec import encode_status
+from clusterheal.engine.decide import PENDING
 from clusterheal.engine.guards import GUARDS
+from clusterheal.engine.guards.history import actions_of
+from clusterheal.engine.guards.rate import HOUR
 from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.pause import still_paused
 from clusterheal.engine.records import Record
@@ -22,7 +26,7 @@ from clusterheal.engine.world import World
 log = logging.getLogger(__name__)
 audit = logging.getLogger("clusterheal.audit")
 
-STAGES = ("decide", "act", "end")
+STAGES = ("detect", "decide", "act", "verify", "end")
 WARNING_STATES = frozenset({IncidentState.ESCALATED, IncidentState.ROLLED_BACK})
 EventSink = Callable[[Record, str, str, str], Awaitable[None]]
 """`(incident, type, reason, message)`: writes a Kubernetes Event."""
@@ -53,6 +57,8 @@ class Reporter:
         )
         if after.diagnosis is not None and (before.diagnosis is None or after.plan_id != before.plan_id):
             self.metrics.decisions.labels(after.diagnosis.origin, after.diagnosis.playbook or "none").inc()
+        if after.plan is not None and before.plan is None:
+            self._took("decide", after, self._clock.now())
         if after.guards != before.guards:
             for verdict in after.guards:
                 self.metrics.guard_verdicts.labels(verdict.guard, str(verdict.allowed).lower()).inc()
@@ -62,15 +68,21 @@ class Reporter:
     def _moved(self, after: Record) -> None:
         kind = "Warning" if after.state in WARNING_STATES else "Normal"
         self.pending_events.append((after, kind, after.state.value, after.message))
-        stage = {IncidentState.PLANNED: "decide", IncidentState.VERIFYING: "act"}.get(after.state)
-        if after.ended:
-            stage = "end"
-            self.metrics.incidents_ended.labels(after.state.value).inc()
-            if after.outcome is not None and after.action is not None:
-                self.metrics.outcomes.labels(after.action.action, after.outcome.verdict.value).inc()
-        if stage is not None and after.observations:
-            begun = min(o.signal.starts_at for o in after.observations)
-            self.metrics.time_to.labels(stage).observe(max(0.0, (self._clock.now() - begun).total_seconds()))
+        now = self._clock.now()
+        if after.state is IncidentState.VERIFYING:
+            self._took("act", after, now)
+        if not after.ended:
+            return
+        self._took("end", after, now)
+        self.metrics.incidents_ended.labels(after.state.value).inc()
+        if after.outcome is not None and after.action is not None:
+            self._took("verify", after, now)
+            self.metrics.outcomes.labels(after.action.action, after.outcome.verdict.value).inc()
+
+    def _took(self, stage: str, record: Record, until: datetime) -> None:
+        if record.observations:
+            begun = min(o.signal.starts_at for o in record.observations)
+            self.metrics.time_to.labels(stage).observe(max(0.0, (until - begun).total_seconds()))
 
     def applied(self, before: Record, after: Record, *, again: bool) -> None:
         """An action is known to be carried out; `again`: an earlier try had done it."""
@@ -103,16 +115,33 @@ class Reporter:
         self.metrics.models_usable.set(1 if world.models.contract_sha256 and not world.models.problem else 0)
         for resource, seen in world.snapshot.synced_at.items():
             self.metrics.cache_age.labels(resource.plural).set((world.now - seen).total_seconds())
+        self.metrics.queue_depth.set(sum(r.state in PENDING for r in world.records.values()))
         self._opened(world)
+        self._budgets(world)
         self._demoted(world)
         self._models(world.models)
 
     def _opened(self, world: World) -> None:
         """Count incidents not seen before; those that were there when this replica began to lead are not new."""
         if self._seen is not None:
-            for name in world.records.keys() - self._seen:
-                self.metrics.incidents_opened.labels(world.records[name].target.kind).inc()
+            for name in sorted(world.records.keys() - self._seen):
+                record = world.records[name]
+                self.metrics.incidents_opened.labels(record.target.kind).inc()
+                self._took("detect", record, record.opened_at)
         self._seen = set(world.records)
+
+    def _budgets(self, world: World) -> None:
+        self.metrics.budget_left.clear()
+        policies = world.policies.policies
+        if not policies:
+            return
+        recent = sum(world.now - when < HOUR for _, _, when in actions_of(world.records.values()))
+        left = {
+            "concurrent": min(p.concurrent for p in policies) - len(world.holding),
+            "hour": min(p.per_hour for p in policies) - recent,
+        }
+        for budget, count in left.items():
+            self.metrics.budget_left.labels(budget).set(max(0, count))
 
     def _demoted(self, world: World) -> None:
         self.metrics.autonomy_demoted.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clusterheal.contracts import ObjectRef, split_entity_key
-from clusterheal.engine.views import Snapshot
+from clusterheal.engine.views import WORKLOADS, Snapshot
 from clusterheal.kube.resources import MACHINE_CONFIG_POOLS
 
 _WORKLOAD_LABELS = (("deployment", "Deployment"), ("statefulset", "StatefulSet"), ("daemonset", "DaemonSet"))
@@ -88,7 +88,7 @@ def normalised(ref: ObjectRef, snapshot: Snapshot) -> ObjectRef | None:
         return snapshot.claim(ref.namespace, ref.name)
     if ref.kind == "InferenceService":
         return snapshot.inference_service(ref.name, ref.namespace)
-    return snapshot.workload(ref.namespace, ref.name, ref.kind)
+    return snapshot.workload(ref.namespace, ref.name, ref.kind) if ref.kind in WORKLOADS else None
 
 
 def _pool(name: str) -> ObjectRef:

@@ -13,6 +13,10 @@ class EngineMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self.signals = self._counter("signals", "Signals taken in.", "source", "outcome")
+        self.queue_depth = self._gauge("queue_depth", "Open incidents that wait: for a decision, a guard or a person.")
+        self.budget_left = self._gauge(
+            "budget_left", "Actions that the strictest policy still allows; absent without a valid policy.", "budget"
+        )
         self.incidents_opened = self._counter("incidents_opened", "Incidents opened.", "kind")
         self.incidents_ended = self._counter("incidents_ended", "Incidents that reached an end.", "state")
         self.incidents = self._gauge("incidents", "Incidents by state.", "state")

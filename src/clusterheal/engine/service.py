@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from clusterheal import __version__
-from clusterheal.contracts import Signal, SignalSource
+from clusterheal.contracts import IncidentState, Signal, SignalSource
 from clusterheal.engine.actions import Gone, Refused
 from clusterheal.engine.actions.apply import rehearse
 from clusterheal.engine.api_models import (
@@ -112,7 +112,14 @@ class Service:
     def incidents(
         self, *, status: str | None, severity: str | None, namespace: str | None, kind: str | None
     ) -> list[Record]:
-        """Matching incidents, newest first. `status` is a state, or `open` or `ended`."""
+        """Matching incidents, newest first. `status` is a state, or `open` or `ended`.
+
+        Raises:
+            InvalidInput: no such state.
+        """
+        if status is not None and status.lower() not in _STATUSES:
+            states = ", ".join(state.value for state in IncidentState)
+            raise InvalidInput(f"status: expected open, ended or one of {states}, got {status!r}")
         found = sorted(self.engine.store.records().values(), key=lambda r: (r.opened_at, r.name), reverse=True)
         return [
             r
@@ -282,6 +289,9 @@ class Service:
             },
             stale=[*engine.cache.missing, *stale, *(r.plural for r in world.snapshot.unreadable)],
         )
+
+
+_STATUSES = frozenset({"open", "ended", *(state.value.lower() for state in IncidentState)})
 
 
 def _has_status(record: Record, status: str) -> bool:

@@ -66,7 +66,10 @@ async def rehearse(cluster: Cluster, intent: ActionRecord, incident: str, *, clo
     parameters = await _completed(cluster, intent)
     stamp = Stamp(action_id=intent.id, incident=incident, now=clock.now())
     change = _stamped(ACTIONS[intent.action].change(target, parameters, stamp), target, stamp)
-    await _send(cluster, intent, change, dry_run=True)
+    try:
+        await _send(cluster, intent, change, dry_run=True)
+    except ApiError as exc:
+        raise Refused(_refusal(intent, exc)) from exc
 
 
 async def apply(
