@@ -1,7 +1,8 @@
 """May a candidate be rolled out? It must beat naive peers, and nowhere be worse than the version in service.
 
 Every comparison is paired: both scored the same blocks of time, and a bootstrap over the blocks says whether their
-difference is more than chance.
+difference is more than chance. Entity classes are many comparisons at once, so their intervals are wider (Bonferroni):
+together they refuse a model that is nowhere worse in one case of twenty at most.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ class GateVerdict:
 class Difference:
     """How much worse (above 0) or better (below) one method scored than another on the same blocks of time.
 
-    `low` and `high` bound the mean difference at 95 %; `None` with fewer than `MIN_BLOCKS` blocks, when a share of
-    the other's score decides.
+    `low` and `high` bound the mean difference at `confidence`; `None` with fewer than `MIN_BLOCKS` blocks, when a share
+    of the other's score decides.
     """
 
     ours: float
     theirs: float
+    confidence: float
     low: float | None
     high: float | None
 
@@ -63,7 +65,7 @@ class Difference:
         if self.low is None or self.high is None:
             return f"{self.ours:.4f} against {self.theirs:.4f} (too few blocks of time for an interval)"
         bounds = f"[{self.low:+.4f}, {self.high:+.4f}]"
-        return f"{self.ours:.4f} against {self.theirs:.4f}, difference in {bounds} at {CONFIDENCE:.0%}"
+        return f"{self.ours:.4f} against {self.theirs:.4f}, difference in {bounds} at {100 * self.confidence:.4g}%"
 
 
 def decide(candidate: Mapping[str, Any], incumbent: Mapping[str, Any] | None) -> GateVerdict:
@@ -90,6 +92,7 @@ def decide(candidate: Mapping[str, Any], incumbent: Mapping[str, Any] | None) ->
 
 def _against_peers(candidate: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
     primary = candidate["primary"]
+    classes = len(candidate["peers"]) * len(candidate["by_kind"])
     if not candidate["peers"]:
         yield False, "no naive peer was evaluated, so nothing shows that the model is worth serving"
     for peer, figure in candidate["peers"].items():
@@ -100,7 +103,8 @@ def _against_peers(candidate: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
                 yield False, f"{primary} of {kind}: {peer} was not evaluated"
                 continue
             blocks = candidate["blocks_by_kind"].get(kind, {})
-            found = _difference(figures["model"], figures[peer], blocks.get("model", []), blocks.get(peer, []))
+            pair = blocks.get("model", []), blocks.get(peer, [])
+            found = _difference(figures["model"], figures[peer], *pair, comparisons=classes)
             yield not found.worse, f"{primary} of {kind} {_in_words(found)} {peer}: {found}"
 
 
@@ -127,27 +131,34 @@ def _against_incumbent(candidate: Mapping[str, Any], incumbent: Mapping[str, Any
             yield False, f"{primary} of {kind}: {serving} has a figure, the candidate has none"
             continue
         blocks = [e["blocks_by_kind"].get(kind, {}).get("model", []) for e in (candidate, incumbent)]
-        found = _difference(candidate["by_kind"][kind]["model"], figures["model"], *blocks)
+        scores = candidate["by_kind"][kind]["model"], figures["model"]
+        found = _difference(*scores, *blocks, comparisons=len(incumbent["by_kind"]))
         yield not found.worse, f"{primary} of {kind} {_in_words(found)} {serving}: {found}"
 
 
-def _difference(ours: float, theirs: float, our_blocks: Sequence[float], their_blocks: Sequence[float]) -> Difference:
+def _difference(
+    ours: float, theirs: float, our_blocks: Sequence[float], their_blocks: Sequence[float], *, comparisons: int = 1
+) -> Difference:
+    """`comparisons`: how many are made at once."""
+    confidence = 1 - (1 - CONFIDENCE) / max(comparisons, 1)
     low = high = None
     if len(our_blocks) == len(their_blocks) >= MIN_BLOCKS:
-        low, high = bootstrap_bounds(np.subtract(our_blocks, their_blocks))
-    return Difference(ours=float(ours), theirs=float(theirs), low=low, high=high)
+        low, high = bootstrap_bounds(np.subtract(our_blocks, their_blocks), confidence=confidence)
+    return Difference(ours=float(ours), theirs=float(theirs), confidence=confidence, low=low, high=high)
 
 
 def _in_words(found: Difference) -> str:
     return "is worse than" if found.worse else "is not worse than"
 
 
-def bootstrap_bounds(difference: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
+def bootstrap_bounds(
+    difference: Sequence[float] | npt.NDArray[np.float64], *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Two-sided bounds of the mean of paired differences, by resampling blocks with a fixed seed."""
     values = np.asarray(difference, np.float64)
     rng = np.random.default_rng(SEED)
     means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -68,7 +68,26 @@ class TrainingSettings(Section):
     )
     train_share: float = Field(0.7, gt=0, lt=1, description="share of the time to train on; the oldest part")
     calibration_share: float = Field(0.15, gt=0, lt=1, description="share to calibrate on; the rest judges the models")
+    processes: int = Field(1, ge=1, le=64, description="processes on this machine that train the forecaster together")
+    checkpoint: Path | None = Field(
+        None, description="folder for checkpoints: a killed training goes on from there; None: none"
+    )
     notify_url: AnyHttpUrl | None = Field(None, description="where pipelines POST how they ended; None: nowhere")
+
+
+class TrainJobSettings(Section):
+    runtime: str = Field(
+        "torch-distributed", description="ClusterTrainingRuntime or TrainingRuntime of Kubeflow Trainer"
+    )
+    image: str | None = Field(None, description="pipeline image of the job's pods, by digest")
+    claim: str | None = Field(None, description="RWX claim with dataset and packages, mounted here and in the pods")
+    mount: Path = Field(Path("/mnt/training"), description="where the claim is mounted, here and in the job's pods")
+    nodes: int = Field(1, ge=1, le=64, description="pods that train together")
+    cpu: str = Field("4", description="CPU of each pod, request and limit")
+    memory: str = Field("16Gi", description="memory of each pod, request and limit")
+    accelerator: str = Field("nvidia.com/gpu", description="resource name of the GPUs")
+    accelerators: int = Field(0, ge=0, le=16, description="GPUs of each pod, one process each; 0: CPU")
+    timeout: timedelta = Field(timedelta(hours=6), description="a job that takes longer is ended")
 
 
 class PipelineSettings(Section):
@@ -228,6 +247,7 @@ class Settings(BaseSettings):
     prometheus: PrometheusSettings = PrometheusSettings()
     dataset: DatasetSettings = DatasetSettings()
     training: TrainingSettings = TrainingSettings()
+    train_job: TrainJobSettings = TrainJobSettings()
     pipelines: PipelineSettings = PipelineSettings()
     build: BuildSettings = BuildSettings()
     registry: RegistrySettings = RegistrySettings()

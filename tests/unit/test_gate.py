@@ -76,7 +76,7 @@ def test_a_class_that_got_worse_refuses_the_model_though_the_mean_got_better() -
     verdict = decide(after, before)
     assert [r for r in verdict.reasons if "is worse than" in r] == [
         "scrps of node is worse than the version in service: 0.6000 against 0.5000, "
-        "difference in [+0.1000, +0.1000] at 95%"
+        "difference in [+0.1000, +0.1000] at 97.5%"
     ]
     assert not verdict.passed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,11 @@ import typer
 
 if TYPE_CHECKING:
     from clusterheal.settings import Settings
+
+
+class Trainer(StrEnum):
+    LOCAL = "local"
+    CLUSTER = "cluster"
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +27,16 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int | None, typer.Option(help="Same seed, data and machine give the same models.")] = None,
         device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
         max_seconds: Annotated[float | None, typer.Option(help="Stop each training after this long, seconds.")] = None,
+        processes: Annotated[
+            int | None, typer.Option(help="Processes on this machine that train the forecaster together.")
+        ] = None,
+        checkpoint: Annotated[
+            Path | None, typer.Option(help="Folder for checkpoints; a killed training goes on from there.")
+        ] = None,
+        trainer: Annotated[
+            Trainer,
+            typer.Option(help="`local` trains on this machine; `cluster` as a Kubeflow TrainJob, see `train_job`."),
+        ] = Trainer.LOCAL,
         compare: Annotated[
             bool, typer.Option(help="Also compare with the version in service, asking the registry.")
         ] = False,
@@ -29,26 +45,35 @@ def register(app: typer.Typer) -> None:
         """Train, evaluate and gate both models on a collected dataset; exits 1 when the gate rejects one.
 
         Example: clusterheal train --dataset out/dataset --days 7 --out out/train
+        Example: clusterheal train --trainer cluster --out /mnt/training/run
         """
         from clusterheal.settings import load_settings
         from clusterheal.telemetry import configure_logging
 
         flags: dict[str, dict[str, Any]] = {
             "dataset": {"path": dataset},
-            "training": {"seed": seed, "device": device, "max_seconds": max_seconds},
+            "training": {
+                "seed": seed,
+                "device": device,
+                "max_seconds": max_seconds,
+                "processes": processes,
+                "checkpoint": checkpoint,
+            },
         }
         settings = load_settings(config, flags)
         configure_logging(settings.log)
         span = None if days is None else timedelta(days=days)
-        rejections = train_both(settings, out, span=span, compare=compare)
+        rejections = train_both(settings, out, span=span, compare=compare, trainer=trainer)
         if rejections:
             from clusterheal.errors import GateRejected
 
             raise GateRejected("; ".join(rejections))
 
 
-def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare: bool) -> list[str]:
-    """The pipeline's steps from dataset to verdict, one after the other in this process; returns the rejections.
+def train_both(
+    settings: Settings, out: Path, *, span: timedelta | None, compare: bool, trainer: Trainer = Trainer.LOCAL
+) -> list[str]:
+    """The pipeline's steps from dataset to verdict, one after the other; returns the rejections.
 
     Results appear in `out` when all is done; earlier ones of the same name are replaced, anything else is left alone.
 
@@ -57,9 +82,9 @@ def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare
     """
     import tempfile
 
-    from clusterheal_components import training
     from clusterheal_components.snapshot import freeze
 
+    from clusterheal.contracts import DETECTOR, FORECASTER
     from clusterheal.metrics.dataset import Dataset
 
     panel = Dataset.open(settings.dataset.path, settings.dataset).panel()
@@ -71,22 +96,38 @@ def train_both(settings: Settings, out: Path, *, span: timedelta | None, compare
     with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as name:
         aside = Path(name)
         freeze(panel, aside / "dataset", train=chosen.train_share, calibration=chosen.calibration_share)
-        for fit in (training.train_detector, training.train_forecaster):
-            _say(f"training: {fit.__name__.removeprefix('train_')}")
-            about = fit(
-                aside / "dataset",
-                aside / "training",
-                seed=chosen.seed,
-                device=chosen.device,
-                max_seconds=chosen.max_seconds,
-            )
-            package = (aside / "training").rename(aside / str(about["name"]))
-            _say(f"evaluating: {package.name}")
+        for model in (DETECTOR, FORECASTER):
+            package = aside / model
+            _say(f"training: {model}")
+            _train(settings, model, aside / "dataset", package, trainer)
+            _say(f"evaluating: {model}")
             rejections += _judge(settings, aside, package, compare=compare)
         for made in sorted(aside.iterdir()):
             _replace(made, out / made.name)
             typer.echo(str(out / made.name))
     return rejections
+
+
+def _train(settings: Settings, model: str, dataset: Path, package: Path, trainer: Trainer) -> None:
+    from clusterheal_components import train_job, training
+
+    from clusterheal.contracts import DETECTOR
+
+    chosen = settings.training
+    limits: dict[str, Any] = {"seed": chosen.seed, "device": chosen.device, "max_seconds": chosen.max_seconds}
+    if model == DETECTOR:  # fitted in closed form: seconds on this machine, nothing to share
+        training.train_detector(dataset, package, **limits)
+    elif trainer is Trainer.CLUSTER:
+        fit = train_job.Fit(
+            model=model,
+            dataset=dataset.absolute(),
+            out=package.absolute(),
+            checkpoint=chosen.checkpoint and chosen.checkpoint.absolute(),
+            **limits,
+        )
+        train_job.train_on_cluster(fit, settings.train_job, settings.kubernetes)
+    else:
+        training.train_forecaster(dataset, package, processes=chosen.processes, checkpoint=chosen.checkpoint, **limits)
 
 
 def _judge(settings: Settings, folder: Path, package: Path, *, compare: bool) -> list[str]:
