@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from clusterheal.metrics.promql import metric_names
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 RULES = (
@@ -79,6 +81,66 @@ def test_rules_are_sound(path: Path, extracted: Path) -> None:
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.stem)
 def test_alerts_fire_and_do_not_fire(suite: Path, extracted: Path) -> None:
     promtool("test", "rules", f"test-{suite.name}", cwd=extracted)
+
+
+@pytest.mark.parametrize("suite", [s for s in SUITES if s.stem != "cluster"], ids=lambda p: p.stem)
+def test_alerts_fire_with_the_namespace_forced_on_them(suite: Path, extracted: Path) -> None:
+    """As user workload monitoring rewrites them; the same figures of another namespace must make no difference."""
+    data = yaml.safe_load(suite.read_text())
+    (rule_file,) = data["rule_files"]
+    enforced = yaml.safe_load((extracted / rule_file).read_text())
+    for rule in (rule for group in enforced["groups"] for rule in group["rules"]):
+        rule["expr"] = in_namespace(rule["expr"], "ours")
+        rule["labels"] = {**rule.get("labels", {}), "namespace": "ours"}
+    (extracted / f"enforced-{rule_file}").write_text(yaml.safe_dump(enforced))
+    data["rule_files"] = [f"enforced-{rule_file}"]
+    for group in data["tests"]:
+        for series in list(group["input_series"]):
+            other = in_namespace(series["series"], "theirs")
+            group["input_series"].append({"series": other, "values": "0+1000x1000"})
+            series["series"] = in_namespace(series["series"], "ours")
+        for sample in (s for check in group["promql_expr_test"] for s in check["exp_samples"]):
+            sample["labels"] = in_namespace(sample["labels"], "ours")
+    (extracted / f"enforced-{suite.name}").write_text(yaml.safe_dump(data))
+    promtool("test", "rules", f"enforced-{suite.name}", cwd=extracted)
+
+
+def in_namespace(promql: str, namespace: str) -> str:
+    """The expression with a matcher for the namespace on each of its selectors."""
+    for name in sorted(metric_names(promql), key=len, reverse=True):
+        promql = re.sub(
+            rf"(?<![\w:]){re.escape(name)}(?![\w:(])(\{{)?",
+            lambda m, n=name: f'{n}{{namespace="{namespace}"' + ("," if m.group(1) else "}"),
+            promql,
+        )
+    return promql
+
+
+def test_annotations_can_be_written(extracted: Path) -> None:
+    """promtool says what it got when told to expect nothing: with a template that fails, that is an error's text."""
+    told: list[str] = []
+    for suite in SUITES:
+        data = yaml.safe_load(suite.read_text())
+        for group in data["tests"]:
+            checks = [check for check in group.pop("promql_expr_test") if check["exp_samples"]]
+            group["alert_rule_test"] = [
+                {
+                    "eval_time": c["eval_time"],
+                    "alertname": re.findall(r'alertname="(\w+)"', c["expr"])[0],
+                    "exp_alerts": [],
+                }
+                for c in checks
+            ]
+        path = extracted / f"annotations-{suite.name}"
+        path.write_text(yaml.safe_dump(data))
+        done = subprocess.run(["promtool", "test", "rules", path.name], capture_output=True, text=True, cwd=extracted)
+        told.append(done.stdout + done.stderr)
+    text = "\n".join(told)
+    seen = set(re.findall(r'runbook_url="[^"]*/(\w+)\.md"', text))
+    assert sorted(seen) == names()
+    assert "<error" not in text
+    assert "<no value>" not in text
+    assert "%!" not in text
 
 
 def test_every_alert_is_seen_firing_and_silent() -> None:
