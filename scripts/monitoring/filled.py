@@ -58,7 +58,7 @@ async def filled_prometheus(out: Path, *, days: float = 1.0) -> AsyncIterator[Pl
             spec=default_cluster(),
             replay=None,
             supervisor=supervisor,
-            settings=initial_settings(config, places, ports, step_seconds=60),
+            settings=initial_settings(config, places, ports, step_seconds=60, days=config.days),
             step_seconds=60,
         )
         models = await _start_models(platform)

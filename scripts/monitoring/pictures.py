@@ -34,7 +34,8 @@ HEIGHTS = {"stat": 0.75, "graph": 2.3, "table": 0.9}  # inches
 TITLE = 0.35
 GAPS = {"stat": 0.15, "graph": 0.85, "table": 0.3}  # below: time axis and legend
 GOOD, BAD, PLAIN = "#2a9d4a", "#c0392b", "#1f2d3d"
-LEGEND_ENTRIES, LEGEND_COLUMNS = 9, 3
+LEGEND_ENTRIES, LEGEND_COLUMNS, LETTER = 9, 3, 4.2  # pixels a letter
+A_RUN = 3600.0  # seconds; dashboards that show more than a run show the cluster's history
 LATE = 0.8  # of the time shown: series that begin later are shown from there on
 COLOURS = 96  # of the PNG's palette
 mpl.use("Agg")
@@ -89,7 +90,11 @@ def draw(client: httpx.Client, board: Dashboard, *, start: float, end: float, pa
             tall, left = _height(line), 0
             for panel in line:
                 box = _box(left, panel.span, top, tall, height)
-                _panel(figure.add_axes(box), panel, _answers(client, panel, start, end))
+                answers, first = _answers(client, panel, start, end)
+                axes = figure.add_axes(box)
+                _panel(axes, panel, answers)
+                if panel.kind == "graph":
+                    axes.set_xlim(datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(end, UTC))
                 left += panel.span
             top -= tall + _gap(line)
     figure.savefig(path)
@@ -97,16 +102,16 @@ def draw(client: httpx.Client, board: Dashboard, *, start: float, end: float, pa
     Image.open(path).convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
-def _answers(client: httpx.Client, panel: Panel, start: float, end: float) -> list[list[Line]]:
-    """The panel's series; those of our processes may be minutes old where the cluster's are a day old."""
+def _answers(client: httpx.Client, panel: Panel, start: float, end: float) -> tuple[list[list[Line]], float]:
+    """The panel's series, and from when on to show them: our processes may be minutes old, the cluster a day."""
     found = ask(client, panel, namespace=NAMESPACE, start=start, end=end)
     begun = min((line.points[0][0] for answer in found for line in answer), default=start)
-    if panel.kind == "graph" and begun > start + LATE * (end - start):
+    if panel.kind == "graph" and end - start > A_RUN and begun > start + LATE * (end - start):
         began = end - (end - start) * (1 - LATE)
         close = ask(client, panel, namespace=NAMESPACE, start=began, end=end)
         first = min(line.points[0][0] for answer in close for line in answer)
-        return ask(client, panel, namespace=NAMESPACE, start=first, end=end)
-    return found
+        return ask(client, panel, namespace=NAMESPACE, start=first, end=end), first
+    return found, start
 
 
 def _lines(row: Row) -> list[list[Panel]]:
@@ -175,7 +180,8 @@ def _graph(axes: Any, panel: Panel, lines: list[Line]) -> None:
         axes.set_yticks([])
         return
     if min(values) >= 0 and (panel.unit == "none" or max(values) == 0):
-        axes.set_ylim(bottom=0, top=1.1 * max(values) or 1)
+        top = 1.1 * max(values) or 1
+        axes.set_ylim(bottom=-0.02 * top, top=top)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: formatted(v, panel.unit, None)))
     axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=4, maxticks=7))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
@@ -184,7 +190,9 @@ def _graph(axes: Any, panel: Panel, lines: list[Line]) -> None:
     if len(labels) > LEGEND_ENTRIES:
         labels = [*labels[: LEGEND_ENTRIES - 1], f"... {len(labels) - LEGEND_ENTRIES + 1} more"]
         handles = handles[:LEGEND_ENTRIES]
-    place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.1), "ncols": LEGEND_COLUMNS}
+    widest = max(map(len, labels)) + 4
+    columns = max(1, min(LEGEND_COLUMNS, int(axes.bbox.width / (widest * LETTER))))
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.1), "ncols": columns}
     axes.legend(handles, labels, fontsize=6.5, frameon=False, handlelength=1, labelspacing=0.2, **place)
 
 

@@ -120,7 +120,7 @@ async def test_a_real_alertmanager_delivers_firing_and_resolved_to_a_real_engine
             spec=default_cluster(),
             replay=None,
             supervisor=supervisor,
-            settings=initial_settings(settings, places, ports, step_seconds=60),
+            settings=initial_settings(settings, places, ports, step_seconds=60, days=settings.days),
             step_seconds=60,
         )
         places.alert_token.write_text(TOKEN)

@@ -94,6 +94,7 @@ def test_alerts_fire_with_the_namespace_forced_on_them(suite: Path, extracted: P
         rule["labels"] = {**rule.get("labels", {}), "namespace": "ours"}
     (extracted / f"enforced-{rule_file}").write_text(yaml.safe_dump(enforced))
     data["rule_files"] = [f"enforced-{rule_file}"]
+    data["tests"] = [group for group in data["tests"] if "namespace=" not in str(group)]  # has its own already
     for group in data["tests"]:
         for series in list(group["input_series"]):
             other = in_namespace(series["series"], "theirs")

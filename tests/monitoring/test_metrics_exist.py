@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from clusterheal.clock import SystemClock
 from clusterheal.engine.audit import Reporter
 from clusterheal.engine.metrics import EngineMetrics
+from clusterheal.engine.policy import Policy, PolicySet
 from clusterheal.engine.views import Snapshot
 from clusterheal.engine.world import World
 from clusterheal.metrics.catalogue import load_catalogue
@@ -50,7 +51,13 @@ PANELS = [query.expr for board in load_all() for panel in board.panels for query
 @pytest.fixture(scope="session")
 def engine() -> CollectorRegistry:
     metrics, clock = EngineMetrics(), SystemClock()
-    Reporter(metrics, clock).world(World(now=clock.now(), snapshot=Snapshot(taken_at=clock.now())))
+    Reporter(metrics, clock).world(
+        World(
+            now=clock.now(),
+            snapshot=Snapshot(taken_at=clock.now()),
+            policies=PolicySet(policies=(Policy(name="any", mode="auto"),)),
+        )
+    )
     return metrics.registry
 
 
