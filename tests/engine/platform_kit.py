@@ -159,9 +159,9 @@ class Platform:
     async def patch_node(self, name: str, patch: Manifest) -> None:
         await self.cluster.patch(NODES, name, patch, patch_type=PatchType.MERGE)
 
-    async def label_namespace(self, **labels: str | None) -> None:
+    async def label_namespace(self, name: str = SHOP, /, **labels: str | None) -> None:
         patch = {"metadata": {"labels": labels}}
-        await self.cluster.patch(NAMESPACES, SHOP, patch, patch_type=PatchType.MERGE)
+        await self.cluster.patch(NAMESPACES, name, patch, patch_type=PatchType.MERGE)
 
 
 def with_mode(mode: str) -> Config:

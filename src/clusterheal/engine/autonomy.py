@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from clusterheal.contracts import Verdict
+from clusterheal.contracts import IncidentState, Verdict
 from clusterheal.engine.policy import MODES, Policy, strictest
 from clusterheal.engine.records import Record
 
@@ -22,49 +23,77 @@ def wilson_lower_bound(successes: int, trials: int, z: float = Z95) -> float:
     return max(0.0, (centre - margin) / (1 + z * z / trials))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What became of one action on one kind of target: runs that were verified, and plans that were only shown.
+
+    `needed`: plans that were not carried out and whose trouble did not go away by itself, out of `shown`. A plan whose
+    trouble vanished, or that a person rejected, was not needed.
+    """
+
+    helped: int
+    runs: int
+    harms: int
+    needed: int
+    shown: int
+
+
+def ledger(policy: Policy, action: str, kind: str, records: Iterable[Record]) -> Ledger:
+    """Count the outcomes since the policy's `forgive_before`."""
+    helped = runs = harms = needed = shown = 0
+    for record in records:
+        if not _counts(record, policy, action, kind):
+            continue
+        if record.outcome is None:
+            shown += 1
+            needed += record.state in (IncidentState.SUGGESTED, IncidentState.ESCALATED)
+            continue
+        harms += record.outcome.verdict is Verdict.HARMED
+        if record.outcome.verdict is not Verdict.SELF_HEALED:
+            runs += 1
+            helped += record.outcome.verdict is Verdict.HELPED
+    return Ledger(helped=helped, runs=runs, harms=harms, needed=needed, shown=shown)
+
+
 def earned_mode(policy: Policy, action: str, kind: str, records: Iterable[Record]) -> tuple[str, str]:
     """The most that outcomes so far allow, and why.
 
-    With `earn`: `start`, and the policy's mode once the lower bound of the success rate passes the bar. In any case one
-    harm since `forgive_before` takes `auto` back to `approve`, until a person forgives it in the policy.
+    With `earn` the ladder is climbed from `start`: from observe and suggest by plans that turned out to be needed, to
+    auto by runs that helped; each step once the lower bound of the rate passes the bar. In any case one harm since
+    `forgive_before` takes `auto` back to `approve`, until a person forgives it in the policy.
     """
-    known = list(records)
-    harms = harms_of(policy, action, kind, known)
-    successes = trials = 0
-    for record in known:
-        if not _counts(record, policy, action, kind):
-            continue
-        assert record.outcome is not None
-        if record.outcome.verdict is not Verdict.SELF_HEALED:
-            trials += 1
-            successes += record.outcome.verdict is Verdict.HELPED
-    if harms:
-        why = f"{action} on {kind} harmed {harms} time(s); set spec.autonomy.forgiveBefore to trust it again"
+    found = ledger(policy, action, kind, records)
+    if found.harms:
+        why = f"{action} on {kind} harmed {found.harms} time(s); set spec.autonomy.forgiveBefore to trust it again"
         return strictest("approve", policy.mode), why
     if not policy.autonomy.earn:
         return policy.mode, "the policy's mode"
-    bound = wilson_lower_bound(successes, trials)
-    figures = f"{successes} of {trials} runs helped, lower bound {bound:.2f}, bar {policy.autonomy.bar:.2f}"
-    if trials and bound >= policy.autonomy.bar:
+    mode, why = policy.autonomy.start, "not earned yet"
+    if mode in MODES[:2]:
+        rate = wilson_lower_bound(found.needed, found.shown)
+        why = f"{found.needed} of {found.shown} plans were needed, lower bound {rate:.2f}"
+        if rate < policy.autonomy.bar:
+            return mode, f"not earned yet: {why}, bar {policy.autonomy.bar:.2f}"
+        mode = "approve"
+    rate = wilson_lower_bound(found.helped, found.runs)
+    figures = f"{found.helped} of {found.runs} runs helped, lower bound {rate:.2f}, bar {policy.autonomy.bar:.2f}"
+    if found.runs and rate >= policy.autonomy.bar:
         return MODES[-1], f"earned: {figures}"
-    return policy.autonomy.start, f"not earned yet: {figures}"
+    return mode, f"not earned yet: {figures}"
 
 
 def harms_of(policy: Policy, action: str, kind: str, records: Iterable[Record]) -> int:
     """How often the action harmed a target of this kind since the policy last forgave it."""
-    return sum(
-        1
-        for record in records
-        if _counts(record, policy, action, kind)
-        and record.outcome is not None
-        and record.outcome.verdict is Verdict.HARMED
-    )
+    return ledger(policy, action, kind, records).harms
 
 
 def _counts(record: Record, policy: Policy, action: str, kind: str) -> bool:
-    if record.outcome is None or record.plan is None or record.action is None:
+    """Whether this incident says something about the action: it was carried out and judged, or shown and ended."""
+    if record.plan is None or record.plan.action != action or record.plan.target.kind != kind:
+        return False
+    judged = record.outcome is not None and record.action is not None
+    ended = record.outcome.finished_at if judged and record.outcome is not None else record.ended_at
+    if ended is None or not (judged or record.action is None):
         return False
     forgiven = policy.autonomy.forgive_before
-    if forgiven is not None and record.outcome.finished_at < forgiven:
-        return False
-    return record.plan.action == action and record.plan.target.kind == kind
+    return forgiven is None or ended >= forgiven

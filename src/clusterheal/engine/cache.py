@@ -21,11 +21,13 @@ from clusterheal.kube.ports import ApiError, Cluster, Manifest, Resource
 from clusterheal.kube.resources import (
     APPLICATIONS,
     CONFIG_MAPS,
+    CRON_JOBS,
     DAEMON_SETS,
     DEPLOYMENTS,
     HORIZONTAL_POD_AUTOSCALERS,
     INCIDENTS,
     INFERENCE_SERVICES,
+    JOBS,
     MACHINE_CONFIG_POOLS,
     NAMESPACES,
     NODE_HEALTH_CHECKS,
@@ -70,6 +72,8 @@ WANTED: tuple[Wanted, ...] = (
     Wanted(resource=PERSISTENT_VOLUME_CLAIMS),
     Wanted(resource=STORAGE_CLASSES),
     Wanted(resource=NODE_HEALTH_CHECKS),
+    Wanted(resource=JOBS),
+    Wanted(resource=CRON_JOBS),
     Wanted(resource=APPLICATIONS),
 )
 BEFORE_ACTING = (
@@ -275,7 +279,13 @@ class Cache:
             status = obj.get("status") or {}
             kept = {"sync": status.get("sync"), "operationState": _phase(status)}
             return {"metadata": metadata, "status": kept, "operation": obj.get("operation")}
+        if resource in (JOBS, CRON_JOBS):  # thousands of finished ones stay around; their templates say nothing new
+            return {"metadata": metadata, "status": obj.get("status") or {}, "spec": _without_template(obj)}
         return {**obj, "metadata": metadata}
+
+
+def _without_template(obj: Manifest) -> Manifest:
+    return {k: v for k, v in (obj.get("spec") or {}).items() if k not in ("template", "jobTemplate")}
 
 
 def _phase(status: Mapping[str, Any]) -> Manifest:

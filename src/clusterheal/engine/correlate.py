@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clusterheal.contracts import ObjectRef, split_entity_key
+from clusterheal.engine.signals.symptoms import Symptom, symptom_of_alert
 from clusterheal.engine.views import WORKLOADS, Snapshot
 from clusterheal.kube.resources import MACHINE_CONFIG_POOLS
 
@@ -22,7 +23,7 @@ def target_of_labels(labels: Mapping[str, str], snapshot: Snapshot) -> ObjectRef
     if (model := labels.get("model_name")) and (service := snapshot.inference_service(model, namespace)) is not None:
         return service
     if namespace:
-        found = _in_namespace(namespace, labels, snapshot)
+        found = _in_namespace(namespace, labels, snapshot) or _told(namespace, labels)
         if found is not None:
             return found
     instance = labels.get("instance")
@@ -46,10 +47,31 @@ def _in_namespace(namespace: str, labels: Mapping[str, str], snapshot: Snapshot)
         return snapshot.workload(namespace, name, _TYPES.get(labels.get("workload_type", "").lower()))
     if name := labels.get("job_name"):
         return snapshot.workload(namespace, name, "Job")
+    if name := labels.get("cronjob"):
+        return snapshot.workload(namespace, name, "CronJob")
+    if symptom_of_alert(labels) is Symptom.TARGET_DOWN and (name := labels.get("service")):
+        found = snapshot.workload(namespace, name)
+        if found is not None:
+            return found
     for label in ("pod", "exported_pod"):
         if name := labels.get(label):
             pod = snapshot.pods.get((namespace, name))
             return snapshot.root_of_pod(pod) if pod is not None else _owner_of_gone_pod(namespace, name, snapshot)
+    return None
+
+
+def _told(namespace: str, labels: Mapping[str, str]) -> ObjectRef | None:
+    """Objects that this engine does not follow and only tells people about: the alert itself says that they exist."""
+    name = labels.get("alertname")
+    kind = symptom_of_alert(labels)
+    if kind is Symptom.TARGET_DOWN and (service := labels.get("service") or labels.get("job")):
+        return ObjectRef(api_version="v1", kind="Service", namespace=namespace, name=service)
+    if kind is Symptom.CERTIFICATE:
+        if certificate := labels.get("name") or labels.get("exported_name"):
+            return ObjectRef(
+                api_version="cert-manager.io/v1", kind="Certificate", namespace=namespace, name=certificate
+            )
+        return ObjectRef(api_version="v1", kind="Secret", namespace=namespace, name=labels.get("secret") or str(name))
     return None
 
 

@@ -18,8 +18,9 @@ from clusterheal.engine import verify
 from clusterheal.engine.actions import ACTIONS
 from clusterheal.engine.arbitration import Candidate, arbitrate
 from clusterheal.engine.diagnosis import Finding, diagnose
+from clusterheal.engine.diagnosis.common_cause import common_cause
 from clusterheal.engine.guards import GuardCase, evaluate
-from clusterheal.engine.guards.rate import ineffective_runs
+from clusterheal.engine.guards.rate import worn_out
 from clusterheal.engine.names import digest
 from clusterheal.engine.records import HOLDING, ActionRecord, Record
 from clusterheal.engine.world import Leadership, World
@@ -96,6 +97,10 @@ def _triage(record: Record, world: World) -> Record:
         return record.moved(IncidentState.REJECTED, f"plan {record.plan_id} was rejected by {approval.by}", now)
     if not record.active and record.request is None:
         return record
+    cause = common_cause(record, world)
+    if cause is not None and now - record.opened_at < world.config.plan_timeout:
+        where = f"{cause.name}, whose node all of its troubled pods run on"
+        return replace(record, plan=None, plan_id=None, deferred_by=where, message=f"explained by {where}")
     finding = diagnose(record, world)
     if finding is None:
         if now - record.opened_at < world.config.triage_timeout:
@@ -155,7 +160,7 @@ def _gate(candidate: Candidate, world: World, leadership: Leadership) -> tuple[R
         return record.moved(
             IncidentState.SUGGESTED, f"suggested: {plan.action} on {plan.target}. {reasons}", world.now
         ), None
-    if "rate" in only and ineffective_runs(case) >= case.policy.ineffective_before_escalation:
+    if "rate" in only and worn_out(case) is not None:
         return record.moved(IncidentState.ESCALATED, reasons, world.now), None
     if (ended := _expired(record, world, reasons)) is not None:
         return ended, None

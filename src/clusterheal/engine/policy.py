@@ -76,6 +76,7 @@ class Policy:
     per_hour: int = 20
     concurrent: int = 3
     ineffective_before_escalation: int = 2
+    repeats_before_escalation: int = 4
     scale_max_replicas: int = 10
     scale_step: int = 1
     drain_ttl: timedelta = timedelta(hours=4)
@@ -90,7 +91,7 @@ class Policy:
 
     def matches(self, action: str, target: ObjectRef, labels: Mapping[str, str]) -> bool:
         return (
-            (not self.actions or action in self.actions)
+            (not self.actions or action in self.actions or (action == "uncordon" and "drain" in self.actions))
             and (not self.kinds or target.kind in self.kinds)
             and (not self.namespaces or target.namespace in self.namespaces or target.kind == "Node")
             and (not self.names or target.name in self.names)
@@ -142,6 +143,7 @@ def _combine(policies: list[Policy]) -> Policy:
         per_hour=min(p.per_hour for p in policies),
         concurrent=min(p.concurrent for p in policies),
         ineffective_before_escalation=min(p.ineffective_before_escalation for p in policies),
+        repeats_before_escalation=min(p.repeats_before_escalation for p in policies),
         scale_max_replicas=min(p.scale_max_replicas for p in policies),
         scale_step=min(p.scale_step for p in policies),
         drain_ttl=min(p.drain_ttl for p in policies),
@@ -192,6 +194,7 @@ def parse_policy(obj: Manifest) -> Policy:
             "per_hour": limits.get("perHour"),
             "concurrent": limits.get("concurrent"),
             "ineffective_before_escalation": limits.get("ineffectiveBeforeEscalation"),
+            "repeats_before_escalation": limits.get("repeatsBeforeEscalation"),
             "scale_max_replicas": scale.get("maxReplicas"),
             "scale_step": scale.get("step"),
             "drain_ttl": _opt_duration(drain.get("ttl")),

@@ -98,6 +98,8 @@ def _health(record: Record, world: World) -> tuple[bool, str]:
         return False, "the target is gone"
     if target.kind == "Node":
         ready = condition(manifest, "Ready").get("status") == "True"
+        if record.plan.action == "uncordon" and (manifest.get("spec") or {}).get("unschedulable"):
+            return False, "the node is still cordoned"
         return ready, "the node is ready" if ready else "the node is not ready"
     if target.kind == "PersistentVolumeClaim":
         return _expanded(manifest)

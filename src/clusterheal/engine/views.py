@@ -13,6 +13,7 @@ from clusterheal.engine.names import INSTANCE
 from clusterheal.kube.ports import Manifest, Resource
 from clusterheal.kube.resources import (
     APPLICATIONS,
+    CRON_JOBS,
     DAEMON_SETS,
     DEPLOYMENTS,
     INFERENCE_SERVICES,
@@ -33,6 +34,7 @@ WORKLOADS: Mapping[str, Resource] = {
     "StatefulSet": STATEFUL_SETS,
     "DaemonSet": DAEMON_SETS,
     "Job": JOBS,
+    "CronJob": CRON_JOBS,
 }
 KINDS: Mapping[str, Resource] = {
     **WORKLOADS,
@@ -211,14 +213,16 @@ class Snapshot:
             if owner is None:
                 return self._ref("ReplicaSet", pod.namespace, name)
             kind, name = owner["kind"], owner["name"]
-            kind, name = self._served_by(pod.namespace, kind, name)
+        kind, name = self._served_by(pod.namespace, kind, name)
         return self._ref(kind, pod.namespace, name) if kind in KINDS and kind != "Node" else pod.ref
 
     def _served_by(self, namespace: str, kind: str, name: str) -> tuple[str, str]:
-        """The InferenceService that a predictor's Deployment belongs to: KServe would revert a change of the latter."""
+        """What owns a workload: a predictor's Deployment is KServe's, which would revert a change; a Job is its
+        CronJob's, whose next run tells whether the trouble is over."""
         deployment = self.get(DEPLOYMENTS, namespace, name) if kind == "Deployment" else None
-        owner = _controller(deployment) if deployment is not None else None
-        if owner is not None and owner["kind"] == "InferenceService":
+        job = self.get(JOBS, namespace, name) if kind == "Job" else None
+        owner = _controller(deployment or job or {"metadata": {}})
+        if owner is not None and owner["kind"] in ("InferenceService", "CronJob"):
             return owner["kind"], owner["name"]
         return kind, name
 
@@ -232,8 +236,7 @@ class Snapshot:
         """The workload of that name; without `kind` Deployments come first."""
         for candidate in [kind] if kind in WORKLOADS else list(WORKLOADS):
             if candidate and self.get(WORKLOADS[candidate], namespace, name) is not None:
-                owner, named = self._served_by(namespace, candidate, name)
-                return self._ref(owner, namespace, named)
+                return self.root_of_workload(candidate, namespace, name)
         return None
 
     def inference_service(self, name: str, namespace: str | None) -> ObjectRef | None:
@@ -246,6 +249,11 @@ class Snapshot:
         """A PersistentVolumeClaim."""
         known = self.get(PERSISTENT_VOLUME_CLAIMS, namespace, name) is not None
         return self._ref("PersistentVolumeClaim", namespace, name) if known else None
+
+    def root_of_workload(self, kind: str, namespace: str, name: str) -> ObjectRef:
+        """The workload itself, or what owns it."""
+        owner, named = self._served_by(namespace, kind, name)
+        return self._ref(owner, namespace, named)
 
     def node(self, name: str) -> ObjectRef | None:
         return self._ref("Node", None, name) if self.get(NODES, None, name) is not None else None

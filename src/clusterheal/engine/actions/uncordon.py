@@ -19,7 +19,7 @@ class Uncordon:
 
     def change(self, target: Manifest, parameters: Mapping[str, Any], stamp: Stamp) -> Change:
         owner = (target["metadata"].get("annotations") or {}).get(CORDON_OWNER)
-        if owner != stamp.incident:
+        if owner != parameters.get("owner", stamp.incident):
             raise Refused(f"the cordon belongs to {owner or 'somebody else'} now")
         notes = {CORDON_OWNER: None, CORDON_UNTIL: None}
         return Change(patch={"metadata": {"annotations": notes}, "spec": {"unschedulable": None}})

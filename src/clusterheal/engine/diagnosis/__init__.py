@@ -6,10 +6,12 @@ import logging
 
 from clusterheal.engine.diagnosis import (
     ai,
+    cordon_orphaned,
     cpu_throttling,
     crash_loop,
     gpu_fault,
     image_pull,
+    job_failed,
     memory_leak,
     model_in_trouble,
     node_disk,
@@ -36,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     node_trouble.diagnose,
     gpu_fault.diagnose,
     node_disk.diagnose,
+    cordon_orphaned.diagnose,
     model_in_trouble.diagnose,
     image_pull.diagnose,
     crash_loop.diagnose,
@@ -46,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     unschedulable.diagnose,
     volume_filling.diagnose,
     cpu_throttling.diagnose,
+    job_failed.diagnose,
     report_only.diagnose,
 )
 """Most specific first: a crash loop explains the saturation of what remains, not the other way round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from clusterheal.contracts import SignalSource
@@ -9,10 +10,13 @@ from clusterheal.engine.diagnosis.case import Case, Finding, report
 from clusterheal.engine.signals.symptoms import Symptom
 
 _TEXT = {
-    Symptom.CERTIFICATE: "A certificate of {target} expires soon. Renew it, and see why nothing renewed it.",
-    Symptom.JOB_FAILED: "{target} failed. Its pods' logs and exit codes tell why; rerun it once that is mended.",
+    Symptom.CERTIFICATE: (
+        "A certificate of {target} expires soon{expiry}. Nothing here renews it: see why its issuer did not "
+        "(oc describe certificate, or the operator that owns it), and renew it before that."
+    ),
     Symptom.TARGET_DOWN: (
-        "Prometheus cannot scrape {target}. What it would have measured is unknown, so nothing is decided on it."
+        "Prometheus cannot scrape {target}{job}. What it would have measured is unknown, so nothing is decided on it. "
+        "See whether its pods run, its Service selects them, and its NetworkPolicy lets the monitoring stack in."
     ),
 }
 
@@ -22,13 +26,16 @@ def diagnose(case: Case) -> Finding | None:
     for symptom, text in _TEXT.items():
         seen = case.of(symptom)
         if seen:
-            crossing = next((o.signal.details["crosses_at"] for o in seen if "crosses_at" in o.signal.details), None)
-            when = f" and is forecast to be full at {crossing}" if crossing else ""
+            labels: Mapping[str, str] = next(
+                (o.signal.details["labels"] for o in seen if "labels" in o.signal.details), {}
+            )
+            job = f" (job {labels['job']})" if "job" in labels else ""
+            expiry = f": {seen[0].signal.summary}" if seen[0].signal.summary else ""
             found = report(
                 case,
                 cause=symptom.value,
-                explanation=text.format(target=case.record.target, when=when),
-                evidence={"pods": case.pods_summary(), "wants_logs": symptom is Symptom.JOB_FAILED},
+                explanation=text.format(target=case.record.target, job=job, expiry=expiry),
+                evidence={"pods": case.pods_summary(), "labels": dict(labels)},
             )
             # A detection's leading metric is a hint: an alert or a forecast may yet say what it really is.
             return replace(found, final=any(o.signal.source is not SignalSource.DETECTOR for o in seen))

@@ -70,7 +70,8 @@ def _node(case: GuardCase, node: Manifest) -> Answer:
     if upgrade not in ("upgrade-done", ""):
         return False, f"the GPU operator is at work on {case.target}: {upgrade}"
     owner = notes.get(CORDON_OWNER)
-    if (node.get("spec") or {}).get("unschedulable") and owner != case.record.name:
+    lifts = case.plan.action == "uncordon" and owner == case.plan.parameters.get("owner")
+    if (node.get("spec") or {}).get("unschedulable") and owner != case.record.name and not lifts:
         who = f"incident {owner}" if owner else "somebody else"
         return False, f"{case.target} was cordoned by {who}"
     return True, "nobody else holds it"

@@ -32,6 +32,8 @@ def check(case: GuardCase) -> Answer:
         blocked = None if node is None else _blocked(node, case.snapshot)
         if blocked is not None:
             return False, blocked
+    if case.plan.action == "uncordon":
+        return True, "gives a node back"
     if NODE_HEALTH_CHECKS in case.snapshot.unreadable:
         return False, f"cannot read NodeHealthChecks: {case.snapshot.unreadable[NODE_HEALTH_CHECKS]}"
     return _budget(case) if case.target.kind == "Node" else (True, "no pool of its nodes is being changed")

@@ -16,10 +16,10 @@ def check(case: GuardCase) -> Answer:
         until = "lifted" if paused.until is None else f"{paused.until:%Y-%m-%d %H:%M:%S} UTC"
         return False, f"all automation is paused by {paused.by} until {until}: {paused.reason}"
     places = [(str(case.target), case.world.labels_of(case.target))]
-    if case.target.namespace is not None:
-        namespace = case.snapshot.get(NAMESPACES, None, case.target.namespace)
+    for name in (case.target.namespace, case.record.namespace):  # on the engine's own it pauses everything
+        namespace = None if name is None else case.snapshot.get(NAMESPACES, None, name)
         if namespace is not None:
-            places.append((f"namespace {case.target.namespace}", namespace["metadata"].get("labels") or {}))
+            places.append((f"namespace {name}", namespace["metadata"].get("labels") or {}))
     for place, labels in places:
         if _paused(labels, case.world.now):
             return False, f"label {PAUSE_LABEL} on {place} is {labels[PAUSE_LABEL]!r}"

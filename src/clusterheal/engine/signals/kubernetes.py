@@ -6,28 +6,36 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from clusterheal.contracts import ObjectRef, Signal, SignalSource
+from clusterheal.contracts import IncidentState, ObjectRef, Signal, SignalSource
 from clusterheal.engine.codec import parse_time
-from clusterheal.engine.names import digest, root_key
+from clusterheal.engine.names import CORDON_OWNER, CORDON_UNTIL, digest, root_key
 from clusterheal.engine.signals.symptoms import Symptom
 from clusterheal.engine.views import ContainerView, PodView, Snapshot, condition, ref_of
 from clusterheal.kube.ports import Manifest
-from clusterheal.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, MACHINE_CONFIG_POOLS, NODES
+from clusterheal.kube.resources import DEPLOYMENTS, INCIDENTS, INFERENCE_SERVICES, JOBS, MACHINE_CONFIG_POOLS, NODES
 
 IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
 PENDING_AFTER = timedelta(minutes=2)  # a pod is unschedulable for moments in any busy cluster
 MODEL_LOADING = timedelta(minutes=5)  # a server that loads its model is not in trouble
 RECENT_OOM = timedelta(minutes=10)
+HOLDING_STATES = frozenset({IncidentState.ACTING.value, IncidentState.VERIFYING.value})
+CORDON_GRACE = timedelta(minutes=10)  # its own incident lifts it at its time; this is for when that did not happen
+RECENT_FAILURE = timedelta(hours=6)  # a Job that failed earlier was somebody's before this engine looked
 
 
 def scan(snapshot: Snapshot) -> list[Signal]:
     """One signal per root object and symptom; details carry the pods that show it."""
     found: dict[str, Signal] = {}
-    for signal in (*_pods(snapshot), *_deployments(snapshot), *_nodes(snapshot), *_pools(snapshot), *_models(snapshot)):
+    for signal in _all(snapshot):
         known = found.get(signal.fingerprint)
         found[signal.fingerprint] = signal if known is None else _joined(known, signal)
     return list(found.values())
+
+
+def _all(snapshot: Snapshot) -> Iterator[Signal]:
+    for source in (_pods, _deployments, _jobs, _nodes, _cordons, _pools, _models):
+        yield from source(snapshot)
 
 
 def _joined(first: Signal, second: Signal) -> Signal:
@@ -108,6 +116,30 @@ def _deployments(snapshot: Snapshot) -> Iterator[Signal]:
             yield _signal(ref_of(DEPLOYMENTS, obj), Symptom.ROLLOUT_STUCK, since, text, {}, severity="warning")
 
 
+def _jobs(snapshot: Snapshot) -> Iterator[Signal]:
+    """Jobs that failed lately; of a CronJob only the newest run counts, so the next good one ends the trouble."""
+    newest: dict[tuple[str | None, str], Manifest] = {}
+    for obj in snapshot.all(JOBS):
+        root = snapshot.root_of_workload("Job", obj["metadata"]["namespace"], obj["metadata"]["name"])
+        known = newest.get((root.namespace, f"{root.kind}/{root.name}"))
+        if known is None or _created(obj) > _created(known):
+            newest[root.namespace, f"{root.kind}/{root.name}"] = obj
+    for obj in newest.values():
+        failed = condition(obj, "Failed")
+        since = _time(failed.get("lastTransitionTime"), snapshot.taken_at)
+        if failed.get("status") != "True" or snapshot.taken_at - since > RECENT_FAILURE:
+            continue
+        meta = obj["metadata"]
+        text = f"Job {meta['name']} failed: {failed.get('reason', '')} {failed.get('message', '')}".strip()
+        target = snapshot.root_of_workload("Job", meta["namespace"], meta["name"])
+        details = {"job": meta["name"], "reason": failed.get("reason"), "message": failed.get("message", "")}
+        yield _signal(target, Symptom.JOB_FAILED, since, text, details, severity="warning")
+
+
+def _created(obj: Manifest) -> str:
+    return str(obj["metadata"].get("creationTimestamp") or "")
+
+
 def _nodes(snapshot: Snapshot) -> Iterator[Signal]:
     for obj in snapshot.all(NODES):
         ready = condition(obj, "Ready")
@@ -118,6 +150,30 @@ def _nodes(snapshot: Snapshot) -> Iterator[Signal]:
             if pressure.get("status") == "True":
                 symptom = Symptom.NODE_DISK if kind == "DiskPressure" else Symptom.NODE_PRESSURE
                 yield _node_signal(obj, symptom, kind, pressure, snapshot.taken_at, "warning")
+
+
+def _cordons(snapshot: Snapshot) -> Iterator[Signal]:
+    """Cordons of ours whose incident is over or gone, or whose time is up: a lock must not outlive its owner."""
+    if INCIDENTS not in snapshot.synced_at:
+        return
+    holding = {
+        obj["metadata"]["name"]
+        for obj in snapshot.all(INCIDENTS)
+        if (obj.get("status") or {}).get("state") in HOLDING_STATES
+    }
+    for obj in snapshot.all(NODES):
+        notes = obj["metadata"].get("annotations") or {}
+        owner, until = notes.get(CORDON_OWNER), notes.get(CORDON_UNTIL)
+        if owner is None or not (obj.get("spec") or {}).get("unschedulable"):
+            continue
+        over = until is not None and parse_time(until) + CORDON_GRACE < snapshot.taken_at
+        if owner not in holding or over:
+            text = (
+                f"the cordon of incident {owner} has outlived it" if owner not in holding else "the cordon's time is up"
+            )
+            details = {"owner": owner}
+            target = ref_of(NODES, obj)
+            yield _signal(target, Symptom.CORDON_ORPHANED, snapshot.taken_at, text, details, severity="warning")
 
 
 def _node_signal(

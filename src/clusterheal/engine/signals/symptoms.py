@@ -27,6 +27,7 @@ class Symptom(StrEnum):
     CERTIFICATE = "certificate-expiry"
     JOB_FAILED = "job-failed"
     TARGET_DOWN = "target-down"
+    CORDON_ORPHANED = "cordon-orphaned"
     MODEL_UNHEALTHY = "model-unhealthy"
     MODEL_CONTRACT = "model-contract"
     MODEL_WORSE = "model-worse"
@@ -58,6 +59,10 @@ _ALERTS: Mapping[str, Symptom] = {
     "MCCPoolAlert": Symptom.POOL_DEGRADED,
     "MachineConfigPoolDegraded": Symptom.POOL_DEGRADED,
     "CertManagerCertExpirySoon": Symptom.CERTIFICATE,
+    "CertManagerCertNotReady": Symptom.CERTIFICATE,
+    "KubeClientCertificateExpiration": Symptom.CERTIFICATE,
+    "KubeletClientCertificateExpiration": Symptom.CERTIFICATE,
+    "KubeletServerCertificateExpiration": Symptom.CERTIFICATE,
     "MemoryLeakPredicted": Symptom.MEMORY_LEAK,
     "ContainerMemoryLeak": Symptom.MEMORY_LEAK,
     "WorkloadSaturated": Symptom.SATURATION,
@@ -76,6 +81,9 @@ _WORDS: tuple[tuple[frozenset[str], Symptom], ...] = (
     (frozenset({"saturated"}), Symptom.SATURATION),
     (frozenset({"node", "not", "ready"}), Symptom.NODE_NOT_READY),
     (frozenset({"gpu", "xid"}), Symptom.GPU_FAULT),
+    (frozenset({"certificate", "expiring"}), Symptom.CERTIFICATE),
+    (frozenset({"certificate", "expiration"}), Symptom.CERTIFICATE),
+    (frozenset({"certificate", "expiry"}), Symptom.CERTIFICATE),
 )
 _VALUES = {s.value: s for s in Symptom}
 
