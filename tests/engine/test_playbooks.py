@@ -19,7 +19,14 @@ from clusterheal.engine.signals.prometheus import FIRING, SINCE
 from clusterheal.errors import RetryableError
 from clusterheal.kube.inference_service import PREVIOUS, VERSION_LABEL, Placement, Previous
 from clusterheal.kube.ports import Manifest, PatchType
-from clusterheal.kube.resources import APPLICATIONS, DEPLOYMENTS, INFERENCE_SERVICES, NODES, PERSISTENT_VOLUME_CLAIMS
+from clusterheal.kube.resources import (
+    APPLICATIONS,
+    CRON_JOBS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+)
 from clusterheal.local.kube.platform import platform_definitions
 from clusterheal.local.simulation.scenario import NAMESPACE, SHOP
 
@@ -521,5 +528,77 @@ def test_a_model_without_a_recent_rollout_is_handed_over(sim: Sim, previous: tim
         ended = await p.until(IncidentState.ESCALATED, within=900)
         assert says in ended.message
         assert "rules alone" in ended.message
+
+    sim(test)
+
+
+async def a_job(p: Platform, *, failed: bool, number: int) -> Manifest:
+    cron = await p.cluster.get(CRON_JOBS, "report", namespace=SHOP)
+    now = f"{p.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "report", "controller": True}
+    owner["uid"] = cron["metadata"]["uid"]
+    state = {"type": "Failed" if failed else "Complete", "status": "True", "lastTransitionTime": now}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": f"report-{number}",
+            "namespace": SHOP,
+            "creationTimestamp": now,
+            "ownerReferences": [owner],
+        },
+        "spec": {},
+        "status": {"failed": 7, "conditions": [{**state, "reason": "BackoffLimitExceeded" if failed else ""}]},
+    }
+
+
+def test_a_failed_run_of_a_cron_job_is_explained_and_the_next_good_one_ends_it(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        cron = {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "metadata": {"name": "report", "namespace": SHOP},
+            "spec": {"schedule": "0 3 * * *"},
+            "status": {"lastSuccessfulTime": "2026-01-04T03:00:00Z"},
+        }
+        p.emulator.load([cron])
+        p.emulator.load([await a_job(p, failed=True, number=1)])
+        await p.policy()
+        await p.engine()
+        ended = await p.until(IncidentState.ESCALATED)
+        assert str(ended.target) == "CronJob shop/report"
+        assert "in run report-1: its pods failed more often than its backoffLimit allows" in ended.message
+        assert "It runs at 0 3 * * *; it last succeeded at 2026-01-04T03:00:00Z" in ended.message
+        p.emulator.load([await a_job(p, failed=False, number=2)])
+        await asyncio.sleep(60)
+        assert not (await p.incident()).active
+
+    sim(test)
+
+
+@pytest.mark.parametrize(
+    ("labels", "target", "says"),
+    [
+        (
+            {"alertname": "CertManagerCertExpirySoon", "name": "shop-tls", "workload": ""},
+            "Certificate shop/shop-tls",
+            "expires soon",
+        ),
+        (
+            {"alertname": "TargetDown", "service": "cart-metrics", "job": "cart-metrics", "workload": ""},
+            "Service shop/cart-metrics",
+            "Prometheus cannot scrape Service shop/cart-metrics (job cart-metrics)",
+        ),
+    ],
+    ids=["certificate", "target-down"],
+)
+def test_what_is_not_ours_to_mend_is_told_at_once(sim: Sim, labels: dict[str, str], target: str, says: str) -> None:
+    async def test(p: Platform) -> None:
+        await p.policy()
+        engine = await p.engine()
+        await p.alert(engine, **labels)
+        ended = await p.until(IncidentState.ESCALATED, within=60)
+        assert str(ended.target) == target
+        assert says in ended.message
 
     sim(test)
