@@ -76,6 +76,13 @@ def test_the_console_can_draw_it(board: Dashboard) -> None:
             assert panel["type"] != "graph" or panel["yaxes"][0]["format"]
 
 
+@pytest.mark.parametrize("board", BOARDS, ids=lambda b: b.name)
+def test_the_docs_show_a_picture_of_it(board: Dashboard) -> None:
+    picture = ROOT / "docs/dashboards" / f"{board.name}.png"
+    assert picture.stat().st_size < 300_000
+    assert f"(dashboards/{picture.name})" in (ROOT / "docs/monitoring.md").read_text()
+
+
 def test_grafana_resources_fit_their_schemas(shared_dir: Path) -> None:
     for resource in (*map(grafana.resource, BOARDS), grafana.folder(), grafana.datasource()):
         file = shared_dir / "crds" / f"grafana.integreatly.org_{resource['kind'].lower()}s.yaml"
