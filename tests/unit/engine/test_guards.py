@@ -54,6 +54,7 @@ from clusterheal.engine.policy import Autonomy, Policy, PolicySet, Window
 from clusterheal.engine.records import Approval, Request
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.signals.silences import Matcher, Silence, Silences
+from clusterheal.engine.signals.window_quality import WindowQuality
 from clusterheal.engine.world import Config, Pause
 from clusterheal.kube.resources import (
     APPLICATIONS,
@@ -222,6 +223,14 @@ def test_a_stale_view_of_the_cluster_is_not_acted_on() -> None:
 )
 def test_ai_below_its_floor_never_acts(origin: str, value: float, allowed: bool) -> None:
     assert confidence.check(case(why=diagnosis(origin, value)))[0] is allowed
+
+
+@pytest.mark.parametrize(("in_band", "allowed"), [(None, True), (0.79, True), (0.5, True), (0.4, False)])
+def test_confidence_counts_only_while_the_measured_coverage_bears_it_out(in_band: float | None, allowed: bool) -> None:
+    quality = WindowQuality(entities=9, series=90, silent=0.0, implausible=0.0, in_band=in_band)
+    seen = case(why=diagnosis("ai", 0.95), models=ModelVerdicts(quality=quality))
+    assert confidence.check(seen)[0] is allowed
+    assert confidence.check(case(why=diagnosis("rule"), models=ModelVerdicts(quality=quality)))[0], "rules need none"
 
 
 def test_a_policy_may_raise_the_confidence_floor() -> None:

@@ -1,10 +1,12 @@
-"""The AI path acts only on calibrated confidence at or above the floor."""
+"""The AI path acts only on calibrated confidence at or above the floor, and only while the calibration holds."""
 
 from __future__ import annotations
 
 import math
 
 from clusterheal.engine.guards.case import Answer, GuardCase
+
+MIN_COVERAGE = 0.5  # of the detector's 80 % bands: an incident lowers it a little, a model that does not fit far
 
 
 def check(case: GuardCase) -> Answer:
@@ -14,4 +16,7 @@ def check(case: GuardCase) -> Answer:
     confidence = case.diagnosis.confidence
     if not math.isfinite(confidence) or confidence < floor:
         return False, f"calibrated confidence {confidence:.3f} is below the floor {floor:.2f}"
+    quality = case.world.models.quality
+    if quality is not None and quality.in_band is not None and quality.in_band < MIN_COVERAGE:
+        return False, f"only {quality.in_band:.0%} of values lie in the detector's 80 % bands: it is not calibrated now"
     return True, f"calibrated confidence {confidence:.3f} reaches the floor {floor:.2f}"

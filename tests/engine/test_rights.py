@@ -1,0 +1,66 @@
+"""The engine's ClusterRoles equal what its code calls: nothing missing, nothing to spare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from clusterheal.engine.actions import ACTIONS
+from clusterheal.engine.cache import WANTED
+from clusterheal.kube.ports import Resource
+from clusterheal.kube.resources import (
+    APPLICATIONS,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    STATEFUL_SETS,
+)
+
+CLUSTER = Path(__file__).parents[2] / "manifests" / "cluster"
+ROLLED = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS)
+PATCHED: dict[str, tuple[Resource, ...]] = {
+    "restart": ROLLED,
+    "undo": (DEPLOYMENTS,),
+    "scale": (DEPLOYMENTS, STATEFUL_SETS),
+    "patch-resources": ROLLED,
+    "drain": (NODES,),
+    "uncordon": (NODES,),
+    "expand-volume": (PERSISTENT_VOLUME_CLAIMS,),
+    "sync": (APPLICATIONS,),
+    "roll-back-model": (INFERENCE_SERVICES,),
+}
+
+
+def granted(name: str) -> dict[tuple[str, str], set[str]]:
+    """Verbs by (group, resource)."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for rule in yaml.safe_load((CLUSTER / name).read_text())["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                found.setdefault((group, resource), set()).update(rule["verbs"])
+    return found
+
+
+def test_the_engine_may_follow_exactly_what_its_cache_follows() -> None:
+    followed = {(w.resource.group, w.resource.plural) for w in WANTED if not w.own_namespace}
+    given = {key for key, verbs in granted("engine-read.yaml").items() if verbs == {"get", "list", "watch"}}
+    machine_config = {("machineconfiguration.openshift.io", kind) for kind in ("machineconfigs", "machineconfignodes")}
+    assert followed <= given
+    assert given - followed <= machine_config, "read by people's tools with the engine's account, and only read"
+
+
+def test_the_engine_may_change_exactly_what_its_actions_change() -> None:
+    assert PATCHED.keys() == ACTIONS.keys(), "a new action needs its resources here, and its rights in engine-act.yaml"
+    called = {(r.group, r.plural) for resources in PATCHED.values() for r in resources}
+    given = granted("engine-act.yaml")
+    assert given.pop(("", "pods/eviction")) == {"create"}
+    assert given == {key: {"patch"} for key in called}
+
+
+def test_policies_may_name_every_action() -> None:
+    schema = yaml.safe_load((CLUSTER / "crds" / "remediationpolicies.clusterheal.io.yaml").read_text())
+    spec = schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    assert set(spec["actions"]["items"]["enum"]) == ACTIONS.keys() - {"uncordon"}, "what drains may uncordon"
