@@ -14,7 +14,7 @@ from clusterheal.errors import ClusterhealError, InvalidInput
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # numpy's short writes have no number
 
 
 def build_app() -> typer.Typer:
@@ -55,7 +55,8 @@ def main() -> None:
         if exc.errno not in DISK_FULL:
             raise
         where = f" for {exc.filename}" if exc.filename else ""
-        typer.echo(f"clusterheal: {exc.strerror}{where}; free space, or write to another folder", err=True)
+        what = exc.strerror or f"a file could not be written in full ({exc})"
+        typer.echo(f"clusterheal: {what}{where}; free space, or write to another folder", err=True)
         sys.exit(EXIT_FAILED)
 
 
