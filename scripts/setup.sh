@@ -12,8 +12,15 @@ need_debian_packages() {
   local missing=()
   command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
   command -v prometheus-alertmanager >/dev/null || missing+=(prometheus-alertmanager)
+  # Debian's python3 comes without what makes a virtual environment; another Python brings its own
+  [ "$PYTHON" != python3 ] || [ -x .venv/bin/python ] || python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   [ ${#missing[@]} -eq 0 ] && return
   local as_root=()
+  if ! command -v apt-get >/dev/null; then
+    echo "setup: ${missing[*]} absent and there is no apt-get; install Prometheus and Alertmanager so that" >&2
+    echo "  prometheus, promtool and prometheus-alertmanager are on PATH, and a Python with venv" >&2
+    exit 1
+  fi
   if [ "$(id -u)" -ne 0 ]; then
     if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
       as_root=(sudo -n)
@@ -23,20 +30,14 @@ need_debian_packages() {
       exit 1
     fi
   fi
-  if ! command -v apt-get >/dev/null; then
-    echo "setup: ${missing[*]} absent and there is no apt-get; install Prometheus and Alertmanager so that" >&2
-    echo "  prometheus, promtool and prometheus-alertmanager are on PATH" >&2
-    exit 1
-  fi
   echo "setup: installing ${missing[*]}"
   "${as_root[@]}" apt-get update -qq
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
 need_python() {
-  "$PYTHON" - <<'EOF' || { echo "setup: Python >= 3.11 with venv is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-import sys
-import venv
+  "$PYTHON" - 2>/dev/null <<'EOF' || { echo "setup: Python >= 3.11 with venv is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+import ensurepip, sys, venv
 sys.exit(sys.version_info < (3, 11))
 EOF
 }

@@ -31,7 +31,8 @@ class WorkloadSpec:
 
     `cpu` and `memory` are what one pod uses at average load, in cores and bytes; `daily` is how far the load swings
     around its mean over a day (0..1), `peak_hour` when it is highest (UTC), `weekend` the load's factor on Saturday
-    and Sunday. `network` is bytes per second received by one pod at average load.
+    and Sunday. `network` is bytes per second received by one pod at average load. `job_minute`: minute of every hour
+    at which a scheduled job calls the workload; `None`: none does.
     """
 
     namespace: str
@@ -43,6 +44,7 @@ class WorkloadSpec:
     peak_hour: float = 15.0
     weekend: float = 0.75
     network: float = 40_000.0
+    job_minute: int | None = None
     instance: str | None = None
 
     @property
@@ -92,15 +94,33 @@ def default_cluster() -> ClusterSpec:
             WorkloadSpec(namespace="shop", name="checkout", replicas=2, cpu=0.30, memory=512 * MIB, peak_hour=17.0),
             WorkloadSpec(namespace="shop", name="catalog", replicas=3, cpu=0.40, memory=700 * MIB, network=120_000.0),
             WorkloadSpec(namespace="shop", name="payments", replicas=2, cpu=0.20, memory=380 * MIB, weekend=0.6),
-            WorkloadSpec(namespace="shop", name="orders", replicas=2, cpu=0.35, memory=640 * MIB),
+            WorkloadSpec(namespace="shop", name="orders", replicas=2, cpu=0.35, memory=640 * MIB, job_minute=10),
             WorkloadSpec(namespace="web", name="frontend", replicas=3, cpu=0.45, memory=300 * MIB, network=250_000.0),
             WorkloadSpec(namespace="web", name="gateway", replicas=2, cpu=0.50, memory=256 * MIB, network=400_000.0),
-            WorkloadSpec(namespace="data", name="search", replicas=2, cpu=0.70, memory=1800 * MIB, daily=0.5),
-            WorkloadSpec(namespace="data", name="recommender", replicas=2, cpu=0.60, memory=1500 * MIB, daily=0.45),
-            WorkloadSpec(namespace="data", name="inventory", replicas=2, cpu=0.15, memory=450 * MIB, peak_hour=10.0),
-            WorkloadSpec(namespace="ops", name="reports", replicas=2, cpu=0.30, memory=900 * MIB, peak_hour=3.0),
-            WorkloadSpec(namespace="ops", name="mailer", replicas=1, cpu=0.10, memory=200 * MIB, weekend=0.5),
-            WorkloadSpec(namespace="ops", name="audit", replicas=2, cpu=0.12, memory=320 * MIB, daily=0.3),
+            WorkloadSpec(
+                namespace="data", name="search", replicas=2, cpu=0.70, memory=1800 * MIB, daily=0.5, job_minute=5
+            ),
+            WorkloadSpec(
+                namespace="data", name="recommender", replicas=2, cpu=0.60, memory=1500 * MIB, daily=0.45, job_minute=20
+            ),
+            WorkloadSpec(
+                namespace="data",
+                name="inventory",
+                replicas=2,
+                cpu=0.15,
+                memory=450 * MIB,
+                peak_hour=10.0,
+                job_minute=35,
+            ),
+            WorkloadSpec(
+                namespace="ops", name="reports", replicas=2, cpu=0.30, memory=900 * MIB, peak_hour=3.0, job_minute=0
+            ),
+            WorkloadSpec(
+                namespace="ops", name="mailer", replicas=1, cpu=0.10, memory=200 * MIB, weekend=0.5, job_minute=30
+            ),
+            WorkloadSpec(
+                namespace="ops", name="audit", replicas=2, cpu=0.12, memory=320 * MIB, daily=0.3, job_minute=50
+            ),
         ),
     )
 

@@ -18,6 +18,8 @@ Float64 = npt.NDArray[np.float64]
 DAY_SECONDS = 86_400.0
 WARM_UP_SECONDS = 30.0
 CREEP_SECONDS = 6 * 3600.0
+JOB_SECONDS = 900.0
+JOB_LIFT = 0.35  # little enough that no CPU limit is met at the daily peak
 
 
 def stable_key(seed: int, *parts: object) -> int:
@@ -60,7 +62,7 @@ def white_noise(key: int, t: Float64) -> Float64:
 
 
 def load(seed: int, workload: WorkloadSpec, t: Float64) -> Float64:
-    """Demand on a workload relative to its average: daily and weekly season, slow drift, short bursts."""
+    """Demand on a workload relative to its average: daily and weekly season, hourly job, slow drift, short bursts."""
     hour = (t % DAY_SECONDS) / 3600.0
     shape = np.cos(2.0 * np.pi * (hour - workload.peak_hour) / 24.0)
     second_peak = 0.3 * np.cos(4.0 * np.pi * (hour - workload.peak_hour + 2.0) / 24.0)
@@ -68,7 +70,16 @@ def load(seed: int, workload: WorkloadSpec, t: Float64) -> Float64:
     week = np.where(weekday >= 5, workload.weekend, 1.0)
     key = stable_key(seed, "load", workload.key)
     drift = 0.06 * smooth_noise(key, t, 2400.0) + 0.04 * smooth_noise(key ^ 1, t, 420.0)
-    return np.asarray(np.maximum(0.05, (1.0 + 0.5 * workload.daily * (shape + second_peak)) * week) * np.exp(drift))
+    season = np.maximum(0.05, (1.0 + 0.5 * workload.daily * (shape + second_peak)) * week)
+    return np.asarray(season * (1.0 + JOB_LIFT * job(workload, t)) * np.exp(drift))
+
+
+def job(workload: WorkloadSpec, t: Float64) -> Float64:
+    """How far the workload's scheduled job is under way, 0..1: it swells and ebbs once an hour."""
+    if workload.job_minute is None:
+        return np.zeros_like(t)
+    since = (t - 60.0 * workload.job_minute) % 3600.0
+    return np.where(since < JOB_SECONDS, np.sin(np.pi * since / JOB_SECONDS) ** 2, 0.0)
 
 
 def pod_cpu(seed: int, workload: WorkloadSpec, pod: str, demand: Float64, t: Float64, age: Float64) -> Float64:
@@ -129,6 +140,7 @@ def node_disk_busy(seed: int, node: NodeSpec, t: Float64) -> Float64:
 __all__ = [
     "Float64",
     "gaussian",
+    "job",
     "load",
     "network_bytes",
     "node_disk_available",

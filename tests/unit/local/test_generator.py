@@ -9,6 +9,7 @@ import pytest
 from clusterheal.local.generator import HistoryGenerator, Series, series_key, state_from_dict, state_to_dict
 from clusterheal.local.world import ClusterSpec, default_cluster
 from clusterheal.local.world_pods import POD_CONTAINER_COUNTERS, PodPlace
+from clusterheal.local.world_signals import JOB_SECONDS, job, load, throttled_share
 
 DAY = 86_400
 END = 1_795_000_000 // 60 * 60
@@ -119,6 +120,21 @@ def test_load_is_daily_and_weaker_at_weekends() -> None:
     afternoon, night = values[hours == 15].mean(), values[hours == 3].mean()
     assert afternoon > 1.5 * night
     assert values[weekend].mean() < 0.9 * values[~weekend].mean()
+
+
+def test_a_scheduled_job_swells_its_workload_at_its_minute_of_every_hour_and_meets_no_limit() -> None:
+    t = np.arange(8 * DAY, dtype=np.float64)[::20] + 20 * DAY
+    for workload in default_cluster().workloads:
+        under_way = job(workload, t) > 0.5
+        assert bool(under_way.any()) == (workload.job_minute is not None)
+        if workload.job_minute is None:
+            continue
+        since = (t[under_way] - 60 * workload.job_minute) % 3600
+        assert since.max() < JOB_SECONDS
+        calm = job(workload, t) == 0
+        demand = load(7, workload, t)
+        assert 1.2 < demand[under_way].mean() / demand[calm].mean() < 1.4
+        assert throttled_share(workload.cpu * (0.15 + 0.85 * demand), workload.cpu_limit).max() < 0.25
 
 
 def test_each_pod_names_its_workload_as_cluster_monitoring_does(
