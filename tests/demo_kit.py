@@ -17,8 +17,6 @@ from typing import Any
 import psutil
 
 CLI = (sys.executable, "-m", "clusterheal.cli", "demo")
-QUICK = ("--days", "7", "--train-seconds", "15")
-"""Enough for models that pass their gate, less than the default."""
 
 
 def demo(out: Path, *options: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -138,4 +136,4 @@ class DemoRun:
         assert not self.out.with_name(self.out.name + ".lock").exists()
 
 
-__all__ = ["CLI", "QUICK", "DemoRun", "demo", "left_behind", "require_complaint"]
+__all__ = ["CLI", "DemoRun", "demo", "left_behind", "require_complaint"]

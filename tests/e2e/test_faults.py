@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from demo_kit import QUICK, DemoRun
+from demo_kit import DemoRun
 from e2e_kit import decisions, require_healed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(580)]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(580)]
 def test_each_fault_is_healed_by_its_own_playbook(
     start_demo: Callable[..., DemoRun], fault: str, expected: tuple[str, str, str, str]
 ) -> None:
-    run = start_demo(*QUICK, "--fault", fault)
+    run = start_demo("--fault", fault)
     assert run.end() == 0, run.errors
     decided = decisions(require_healed(run))
     assert (decided["cause"], decided["playbook"], decided["action"], decided["target"]) == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import nbformat
 import pytest
-from demo_kit import QUICK, DemoRun, require_complaint
+from demo_kit import DemoRun, require_complaint
 from e2e_kit import decisions, models_beat_their_peers, require_healed
 from nbclient import NotebookClient
 
@@ -20,7 +20,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks/01-from-metrics-to-m
 
 @pytest.fixture(scope="module")
 def kept(start_demo: Callable[..., DemoRun]) -> DemoRun:
-    run = start_demo(*QUICK, "--keep")
+    run = start_demo("--keep")
     run.wait_for("our commands", seconds=560)
     return run
 

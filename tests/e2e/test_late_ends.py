@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from demo_kit import QUICK, DemoRun, require_complaint
+from demo_kit import DemoRun, require_complaint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.local, pytest.mark.timeout(580)]
 
@@ -29,7 +29,7 @@ def kill_engine(run: DemoRun) -> None:
 def test_the_incident_s_stage_ends_cleanly(
     start_demo: Callable[..., DemoRun], end: Callable[[DemoRun], None], code: int, told: str
 ) -> None:
-    run = start_demo(*QUICK)
+    run = start_demo()
     run.wait_for("fault memory-leak on shop/cart", seconds=500)
     end(run)
     assert run.end(seconds=60) == code

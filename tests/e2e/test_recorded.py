@@ -17,7 +17,7 @@ def test_a_shifted_instance_is_healed_by_what_the_detector_says(
     start_demo: Callable[..., DemoRun], shared_dir: Path
 ) -> None:
     data = str(shared_dir / "data" / "anomaly")
-    run = start_demo("--data", data, "--series", "SMD__machine-1-2", "--train-seconds", "25", "--keep")
+    run = start_demo("--data", data, "--series", "SMD__machine-1-2", "--keep")
     run.wait_for("our commands", seconds=560)
     status = require_healed(run)
     assert run.record["fault"]["kind"] == "level-shift"
