@@ -35,12 +35,13 @@ QUICK_DAYS = 2.0
 def full(out: Path, data: Path | None, series: str | None) -> dict[str, Any]:
     """A whole run; raises what the run raises when the incident is not healed."""
     timeline = Timeline(console=Console(stderr=True))
-    run_demo(DemoConfig(out=out, data=data, series=series), timeline)
+    record = run_demo(DemoConfig(out=out, data=data, series=series), timeline)
     stages = [
         {"stage": s.name, "seconds": round(s.seconds, 2), "peak_mib": round(s.peak_rss_bytes / MIB)}
         for s in timeline.stages
     ]
-    return summary(stages, timeline.elapsed_seconds)
+    steps = [{"step": step["title"], "seconds": round(step["seconds"], 2)} for step in record.pipeline["steps"]]
+    return {**summary(stages, timeline.elapsed_seconds), "pipeline_steps": steps}
 
 
 async def metrics_side(out: Path) -> dict[str, Any]:
@@ -101,6 +102,8 @@ def main() -> None:
     table = Table("stage", "seconds", "peak MiB, all processes")
     for stage in figures["stages"]:
         table.add_row(stage["stage"], f"{stage['seconds']:.1f}", str(stage["peak_mib"]))
+        for step in figures.get("pipeline_steps", []) if stage["stage"] == "pipeline" else []:
+            table.add_row(f"  {step['step']}", f"{step['seconds']:.1f}", "")
     table.add_row("all", f"{figures['seconds']:.1f}", str(figures["peak_mib"]))
     Console().print(table)
     if given.json is not None:
