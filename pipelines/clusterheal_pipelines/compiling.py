@@ -79,12 +79,19 @@ def compile_manifests(name: str, package: Path, target: Path, *, data_claim: str
 
 
 def compile_all(out: Path, *, image: str | None = None, data_claim: str | None = None) -> list[Path]:
-    """Everything under `out`: `<pipeline>.yaml` and `manifests/<pipeline>.yaml`."""
+    """Everything under `out`: `<pipeline>.yaml`, and in `manifests` a kustomize base of their objects."""
     made = []
     for name in PIPELINES:
         package = compile_pipeline(name, out / f"{name}.yaml", image=image, data_claim=data_claim)
         made += [package, compile_manifests(name, package, out / MANIFESTS / f"{name}.yaml", data_claim=data_claim)]
-    return made
+    return [*made, _kustomization(out / MANIFESTS / "kustomization.yaml")]
+
+
+def _kustomization(target: Path) -> Path:
+    """Make the folder a base that `manifests/pipelines` refers to."""
+    listed = "".join(f"  - {name}.yaml\n" for name in sorted(PIPELINES))
+    target.write_text(f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{listed}")
+    return target
 
 
 def write_readmes(components: Path) -> list[Path]:

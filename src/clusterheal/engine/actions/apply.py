@@ -122,9 +122,14 @@ async def apply(
 def _refusal(intent: ActionRecord, exc: ApiError) -> str:
     if exc.status == 403:
         plural = KINDS[intent.target.kind].plural
+        role, component = (
+            ("clusterheal-node-act", "remediation-nodes")
+            if intent.target.kind == "Node"
+            else ("clusterheal-engine-act", "remediation-enforce")
+        )
         return (
             f"the engine's service account may not patch {plural} in {intent.target.namespace or 'the cluster'}: "
-            f"{exc.message}; bind ClusterRole clusterheal-engine-act (component remediation-enforce)"
+            f"{exc.message}; bind ClusterRole {role} (component {component})"
         )
     return f"the API server refused {intent.action} on {intent.target}: {exc}"
 
