@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clusterheal.contracts import FeaturePanel
+from clusterheal.contracts import FeaturePanel, split_entity_key
 from clusterheal_models.forecaster.network import FeatureTables
 
 LOG_UNIT_QUANTILE = 0.1
 FLOOR_SHARE = 1e-2
 TINY = 1e-9
+MOST_CELLS = 2_000_000  # of a feature: scales of more entities are those of every so many of them
 
 Float64 = npt.NDArray[np.float64]
 
@@ -22,8 +23,11 @@ def feature_tables(panel: FeaturePanel) -> FeatureTables:
     unit = np.zeros(len(features), np.float32)
     prior = np.ones(len(features), np.float32)
     floor = np.full(len(features), FLOOR_SHARE, np.float32)
+    kinds = np.array([split_entity_key(key)[0] for key in panel.entities])
     for index, feature in enumerate(features):
-        values = panel.values[:, :, index].astype(np.float64)
+        rows = np.flatnonzero(kinds == feature.entity_kind)
+        rows = rows[:: max(1, -(-len(rows) * len(panel.timestamps) // MOST_CELLS))]
+        values = panel.values[rows, :, index].astype(np.float64)
         if feature.scale == "log":
             magnitude = np.abs(values[np.isfinite(values) & (values != 0)])
             unit[index] = max(float(np.quantile(magnitude, LOG_UNIT_QUANTILE)), TINY) if len(magnitude) else 1.0
