@@ -36,7 +36,10 @@ def _merge_known(known: Observation, signal: Signal, now: datetime) -> Observati
         return replace(known, resolved_at=now) if known.active and belongs else None
     if not known.active:
         assert known.resolved_at is not None
-        if episodic and signal.starts_at <= known.signal.starts_at:
+        # A polled alert was seen to be gone, so a notification of what fired before that comes late.
+        late = known.signal.details.get("polled") and not signal.details.get("polled")
+        over = known.resolved_at if late else known.signal.starts_at
+        if episodic and signal.starts_at <= over:
             return None  # a late repeat of the episode that has been resolved
         return replace(known, signal=signal, last_seen=now, resolved_at=None, flaps=known.flaps + 1)
     old = known.signal

@@ -103,6 +103,17 @@ def test_what_the_poll_showed_once_its_silence_can_end_though_a_webhook_repeats_
     assert merged[0].signal.details["polled"]
 
 
+@pytest.mark.parametrize(("age", "reopens"), [(5, False), (1, True)])
+def test_a_notification_that_comes_after_the_poll_has_ended_the_alert_reopens_nothing(
+    age: float, reopens: bool
+) -> None:
+    """A webhook's start is later than the poll's by the rule's `for`, and is no new episode for that."""
+    ended = observation(signal(age=minutes(9), details={"polled": True}), resolved=minutes(2))
+    assert (merge_signal([ended], signal(age=minutes(age)), NOW) is not None) is reopens
+    pending = signal(age=minutes(5), details={"polled": True})
+    assert merge_signal([ended], pending, NOW) is not None, "true again while it was counted as gone, and fires now"
+
+
 def job(name: str, *, failed: bool, age: float, owner: str | None = None) -> dict[str, Any]:
     meta: dict[str, Any] = {"name": name, "namespace": "shop", "creationTimestamp": (NOW - minutes(age)).isoformat()}
     if owner is not None:
