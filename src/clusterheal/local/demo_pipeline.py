@@ -67,8 +67,10 @@ async def run_train(platform: Platform, timeline: Timeline) -> PipelineOutcome:
 
 
 def _reasons(model: dict[str, Any]) -> str:
-    """The gate's reasons on one line: what decided, without the checks that passed."""
+    """The gate's reasons on one line: of a pass what was beaten, without intervals; else all but the checks."""
     lines = [line for line in str(model["why"]).splitlines() if line and not line.startswith("check ")]
+    if model["verdict"] == "passed":
+        lines = [line.split(", difference", 1)[0] for line in lines if " beats " in line]
     return "; ".join(lines) or str(model["why"])
 
 
