@@ -48,19 +48,7 @@ async def filled_prometheus(out: Path, *, days: float = 1.0) -> AsyncIterator[Pl
     Raises:
         ClusterhealError: a part did not come up.
     """
-    prepare_folder(out)
-    config, places, ports = DemoConfig(out=out, days=days), Places(out=out), Ports.choose(0)
-    async with Supervisor(logs=places.logs) as supervisor:
-        platform = Platform(
-            config=config,
-            places=places,
-            ports=ports,
-            spec=default_cluster(),
-            replay=None,
-            supervisor=supervisor,
-            settings=initial_settings(config, places, ports, step_seconds=60, days=config.days),
-            step_seconds=60,
-        )
+    async with generated_platform(out, days=days) as platform:
         models = await _start_models(platform)
         await demo_platform.start_kubernetes(platform)
         end = int(time.time()) // 60 * 60
@@ -78,6 +66,24 @@ async def filled_prometheus(out: Path, *, days: float = 1.0) -> AsyncIterator[Pl
             yield platform
         finally:
             stand_in.close()
+
+
+@asynccontextmanager
+async def generated_platform(out: Path, *, days: float = 1.0) -> AsyncIterator[Platform]:
+    """A supervised platform over the generated cluster; nothing is started yet."""
+    prepare_folder(out)
+    config, places, ports = DemoConfig(out=out, days=days), Places(out=out), Ports.choose(0)
+    async with Supervisor(logs=places.logs) as supervisor:
+        yield Platform(
+            config=config,
+            places=places,
+            ports=ports,
+            spec=default_cluster(),
+            replay=None,
+            supervisor=supervisor,
+            settings=initial_settings(config, places, ports, step_seconds=60, days=days),
+            step_seconds=60,
+        )
 
 
 def extracted_rules(out: Path) -> tuple[Path, ...]:

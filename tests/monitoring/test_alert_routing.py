@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from clusterheal.local import demo_platform
-from clusterheal.local.demo_config import NAMESPACE, DemoConfig, Ports, prepare_folder
-from clusterheal.local.demo_platform import Places, Platform, initial_settings
+from clusterheal.local.demo_config import NAMESPACE
+from clusterheal.local.demo_platform import Platform
 from clusterheal.local.processes import ChildSpec
-from clusterheal.local.supervisor import Supervisor, http_ready
-from clusterheal.local.world import default_cluster
+from clusterheal.local.supervisor import http_ready
+from scripts.monitoring.filled import generated_platform
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "manifests/base/monitoring/alertmanager-config.yaml"
@@ -109,25 +109,12 @@ def test_alerts_without_an_object_do_not_reach_the_engine(config: Path) -> None:
 @pytest.mark.local
 @pytest.mark.timeout(180)
 async def test_a_real_alertmanager_delivers_firing_and_resolved_to_a_real_engine(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    prepare_folder(out)
-    settings, places, ports = DemoConfig(out=out), Places(out=out), Ports.choose(0)
-    async with Supervisor(logs=places.logs) as supervisor:
-        platform = Platform(
-            config=settings,
-            places=places,
-            ports=ports,
-            spec=default_cluster(),
-            replay=None,
-            supervisor=supervisor,
-            settings=initial_settings(settings, places, ports, step_seconds=60, days=settings.days),
-            step_seconds=60,
-        )
-        places.alert_token.write_text(TOKEN)
+    async with generated_platform(tmp_path / "out") as platform:
+        platform.places.alert_token.write_text(TOKEN)
         await demo_platform.start_kubernetes(platform)
         await demo_platform.start_engine(platform)
         await start_alertmanager(platform)
-        await supervisor.guard(deliver(platform))
+        await platform.supervisor.guard(deliver(platform))
 
 
 async def start_alertmanager(platform: Platform) -> None:
