@@ -8,26 +8,34 @@ import torch
 from torch import Tensor
 
 from clusterheal.contracts import FeaturePanel
-from clusterheal_models.detector.config import PIECES, DetectorConfig
+from clusterheal_models.detector.config import DetectorConfig
 from clusterheal_models.detector.faults import inject
 from clusterheal_models.detector.graph import DetectorGraph
 from clusterheal_models.detector.operators import squash
-from clusterheal_models.detector.tails import fit_tail
+from clusterheal_models.detector.tails import fit_tail, fit_typical_tail
 from clusterheal_models.detector.windows import Windows, stride
 
+Index = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 FAULT_SIZES = (4.0, 8.0, 16.0)
 FAULTS = 512
 LEAST_WINDOWS = 256
-RUN_STEPS = 10.0
-LEAST_ALARM_SCORE = 2.1
+MOST_BLOCKS = 16
+STRANGERS = 4
+LEAST_SCALE = 1e-9
+RARE = 0.98
+LEAST_RARE = 0.3
+ALARM_RATIO, ALARM_RATIO_PER_DECADE = 1.65, 0.83
+ALARM_SCORE = 5.0
 
 
 class Calibration:
     """Windows of the known time, one entity at a time, and what the pieces make of them.
 
     `raw` per entity `(n, P, F)` with NaN where a metric had no fresh sample, `residual` `(n, F)` of the newest step;
-    `held_back` marks windows whose origin lies in the calibration time.
+    `held_back` marks windows whose origin lies in the calibration time, `blocks` tells stretches of a season or more
+    apart. The last of each has windows of all entities, looked at as if nobody knew them: they calibrate the row for
+    entities without history. `states`, `events` are per entity, of the calibration time, once `run` has been called.
     """
 
     def __init__(
@@ -38,68 +46,94 @@ class Calibration:
         self.raw: list[Float64] = []
         self.residual: list[Float64] = []
         self.held_back: list[npt.NDArray[np.bool_]] = []
+        self.blocks: list[Index] = []
+        self.states: list[Float64] = []
+        self.events: list[Float64] = []
+        seasons = min(MOST_BLOCKS, max(1, n_known // panel.contract.window.season_steps))
         each = max(LEAST_WINDOWS, config.max_windows // len(panel.entities))
+        # Windows of the first steps look back into nothing.
+        first = min(graph.layout.reach, n_train // 2)
+        origins = np.concatenate([stride(first, n_train, each // 2), stride(n_train, n_known, each // 2)])
+        graph.all_known = True
         for entity in range(len(panel.entities)):
-            # Windows of the first steps look back into nothing.
-            first = min(graph.layout.reach, n_train // 2)
-            origins = np.concatenate([stride(first, n_train, each // 2), stride(n_train, n_known, each // 2)])
-            self.held_back.append(origins >= n_train)
-            self._look(entity, origins)
+            self._add([(entity, origins)], seasons, known=True)
+        graph.all_known = False
+        some = [
+            (entity, origins[entity % thin :: thin])
+            for thin in [-(-len(panel.entities) // STRANGERS)]
+            for entity in range(len(panel.entities))
+        ]
+        # Strangers may move far less than the known ones do: their scale is their window's alone here.
+        least = graph.scale[-1].clone()
+        graph.scale[-1] = LEAST_SCALE
+        self._add(some, seasons, known=False)
+        graph.scale[-1] = least
 
-    def _look(self, entity: int, origins: npt.NDArray[np.int64]) -> None:
+    def _add(self, windows: list[tuple[int, Index]], seasons: int, *, known: bool) -> None:
+        """Look at windows `(entity, origins)` that are to be judged by one row of the tables."""
+        looked = [self._look(entity, origins, known=known) for entity, origins in windows]
+        self.raw.append(np.concatenate([raw for raw, _ in looked]))
+        self.residual.append(np.concatenate([residual for _, residual in looked]))
+        self.held_back.append(np.concatenate([origins >= self.n_train for _, origins in windows]))
+        blocks = [entity * seasons + origins * seasons // self.n_known for entity, origins in windows]
+        self.blocks.append(np.concatenate(blocks))
+
+    def _look(self, entity: int, origins: Index, *, known: bool) -> tuple[Float64, Float64]:
         raw, residual = [], []
-        for batch in Windows(self.panel, entity).batches(origins, self.config.batch):
+        for batch in Windows(self.panel, entity, entity_index=None if known else -1).batches(
+            origins, self.config.batch
+        ):
             parts = self.graph.parts(batch.recent, batch.seasonal, self.graph.row(batch.entity_index))
             values = parts.raw.double().numpy()
             values[np.broadcast_to(parts.fresh.numpy()[:, None] == 0, values.shape)] = np.nan
             raw.append(values)
             newest = (self.graph.transform(batch.recent[:, -1]) - parts.loc) / parts.scale
             residual.append((squash(newest) - parts.predicted).double().numpy())
-        self.raw.append(np.concatenate(raw))
-        self.residual.append(np.concatenate(residual))
+        return np.concatenate(raw), np.concatenate(residual)
 
     def run(self) -> None:
         """Fill the graph's tables, from the pieces up to the confidence."""
-        n = len(self.panel.entities)
-        for row in range(n + 1):
-            self._set_pieces(row, self._pooled(self.raw) if row == n else self.raw[row])
-            self._set_band(row, self._pooled(self.residual) if row == n else self.residual[row])
-        pooled = [self._pool(row) for row in range(n)]
-        for row in range(n + 1):
-            values = np.concatenate(pooled) if row == n else pooled[row]
-            _assign(self.graph.pool_knots, self.graph.pool_tail, row, values)
-        statistics = [self._combine(row, pooled[row]) for row in range(n)]
-        for row in range(n + 1):
-            values = np.concatenate(statistics) if row == n else statistics[row]
-            _assign(self.graph.score_knots, self.graph.score_tail, row, values, calibrated=True)
-        self.statistics = statistics
-        self.graph.threshold = torch.tensor(alarm_threshold(self.panel, self.config))
+        for row in range(len(self.raw)):
+            self._set_pieces(row)
+            self._set_band(row, self.residual[row])
+            pooled = self._pool(row)
+            _assign(self.graph.pool_knots, self.graph.pool_tail, row, pooled)
+            states, events = self._combine(row, pooled)
+            held = self.held_back[row]
+            _assign(self.graph.score_knots, self.graph.score_tail, row, states[held], calibrated=True)
+            middle = float(np.median(events[held]))
+            self.graph.event_middle[row] = middle
+            self.graph.event_rare[row] = max(_rare(events) - middle, LEAST_RARE)
+            self.states.append(states[held])
+            self.events.append(events[held])
+        # The last row is of windows that others judge; they are no time of their own.
+        self.states.pop()
+        self.events.pop()
+        self.graph.alarm_ratio = torch.tensor(alarm_ratio(self.config))
+        self.graph.alarm_score = torch.tensor(ALARM_SCORE)
         self.graph.found_share = self._found_share()
 
     def alarm_steps(self) -> int:
         """How many windows of the calibration time pass the threshold."""
         passed = 0
-        for row, values in enumerate(self.statistics):
-            score = self.graph.score(torch.from_numpy(values).float(), torch.full((len(values),), row))
-            passed += int((score >= self.graph.threshold).sum())
+        for row, (state, event) in enumerate(zip(self.states, self.events, strict=True)):
+            index = torch.full((len(state),), row)
+            ratio = self.graph.event_ratio(torch.from_numpy(event).float(), index)
+            score = self.graph.score(torch.from_numpy(state).float(), ratio, index)
+            passed += int(((ratio >= self.graph.alarm_ratio) | (score >= self.graph.alarm_score)).sum())
         return passed
 
     def days(self) -> float:
         """Entity-days that the looked-at windows of the calibration time stand for, one window a step."""
-        return sum(len(s) for s in self.statistics) * self.panel.contract.step_ns / 86_400e9
+        return sum(len(s) for s in self.states) * self.panel.contract.step_ns / 86_400e9
 
-    def _pooled(self, per_entity: list[Float64]) -> Float64:
-        """All entities together, thinned to about what one entity has."""
-        return np.concatenate([values[:: max(1, len(per_entity) // 4)] for values in per_entity])
-
-    def _set_pieces(self, row: int, raw: Float64) -> None:
-        _assign(self.graph.piece_knots, self.graph.piece_tail, row, raw)
-        # The shock piece has one scale for all metrics: what moves most, not what moves more than usual for itself.
-        shock = PIECES.index("shock")
-        together = raw[:, shock]
-        knots, tail = fit_tail(together.reshape(-1, 1))
-        self.graph.piece_knots[row, shock] = torch.from_numpy(knots).float()
-        self.graph.piece_tail[row, shock] = torch.from_numpy(tail).float()
+    def _set_pieces(self, row: int) -> None:
+        blocks = [self.raw[row][self.blocks[row] == block] for block in np.unique(self.blocks[row])]
+        found, scale = fit_typical_tail(blocks)
+        self.graph.piece_knots[row] = torch.from_numpy(found).float()
+        self.graph.piece_tail[row] = torch.from_numpy(scale).float()
+        together = self.raw[row].transpose(0, 2, 1)
+        _assign(self.graph.common_knots, self.graph.common_tail, row, together.reshape(-1, together.shape[2]))
 
     def _set_band(self, row: int, residual: Float64) -> None:
         for j in range(residual.shape[1]):
@@ -112,10 +146,9 @@ class Calibration:
         evidence = self.graph.evidence_of(raw, torch.full((len(raw),), row))
         return self.graph.pool(evidence).double().numpy()
 
-    def _combine(self, row: int, pooled: Float64) -> Float64:
-        """Entity statistics of the calibration time alone."""
-        held = torch.from_numpy(pooled[self.held_back[row]]).float()
-        return self.graph.combine(held, torch.full((len(held),), row)).double().numpy()
+    def _combine(self, row: int, pooled: Float64) -> tuple[Float64, Float64]:
+        state, event = self.graph.combine(torch.from_numpy(pooled).float(), torch.full((len(pooled),), row))
+        return state.double().numpy(), event.double().numpy()
 
     def _found_share(self) -> Tensor:
         """Share of faults injected into windows of the calibration time that score at least 0, 1, .. 8.
@@ -146,14 +179,19 @@ class Calibration:
         return torch.tensor(shares)
 
 
-def alarm_threshold(panel: FeaturePanel, config: DetectorConfig) -> float:
-    """The score whose chance per step gives the stated false alarms per day.
+def alarm_ratio(config: DetectorConfig) -> float:
+    """How many times what is rare for an entity makes an alarm, for the stated false alarms per day.
 
-    Windows overlap, so steps that pass come in runs; one in `RUN_STEPS` begins one. Where a day has few steps, the
-    floor decides: a short history cannot tell how rare rarer windows are.
+    Measured on recorded telemetry of five kinds, from a step of 60 s to one of an hour: see
+    docs/models/anomaly-benchmark.md.
     """
-    steps_per_day = 86_400e9 / panel.contract.step_ns
-    return max(LEAST_ALARM_SCORE, float(np.log10(steps_per_day / (RUN_STEPS * config.false_alarms_per_day))))
+    return max(1.0, ALARM_RATIO - ALARM_RATIO_PER_DECADE * float(np.log10(config.false_alarms_per_day)))
+
+
+def _rare(events: Float64) -> float:
+    """What events exceed rarely: the median over stretches of the known time, so that a deploy counts little."""
+    parts = np.array_split(events, int(np.clip(len(events) // LEAST_WINDOWS, 1, MOST_BLOCKS)))
+    return float(np.median([np.quantile(part, RARE) for part in parts]))
 
 
 def _assign(knots: Tensor, tail: Tensor, row: int, values: Float64, *, calibrated: bool = False) -> None:

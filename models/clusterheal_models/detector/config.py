@@ -6,13 +6,26 @@ from dataclasses import dataclass
 
 from clusterheal.errors import InvalidInput
 
-PIECES = ("level", "seasonal", "residual", "shock", "reconstruction", "codebook_short", "codebook_long")
+PIECES = ("level", "seasonal", "residual", "reconstruction", "codebook_short", "codebook_long")
 """Complementary views of a window: where the newest value lies, how it differs from the same time on earlier days, the
-forecast error on each metric's own scale and on one common scale, the error of rebuilding the window from a few
-components, and its distance to the nearest of the windows seen in training, short and long."""
+forecast error of the newest steps, the error of rebuilding the window from a few components, and its distance to the
+nearest of the windows seen in training, short and long."""
 
-WEIGHTS = (1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.5)
-"""How the pieces are added up; found on recorded telemetry of five kinds, see docs/models/anomaly-benchmark.md."""
+SCALES = ("own", "common")
+"""What a deviation is measured by: what is usual for the metric itself, or for all of the entity's metrics together."""
+
+STATE_WEIGHTS = ((1.0, 2.0, 1.0, 2.0, 1.0, 1.5), (0.0, 0.0, 0.0, 0.5, 0.0, 0.0))
+EVENT_WEIGHTS = ((0.5, 0.0, 1.0, 1.0, 0.0, 0.0), (0.5, 0.0, 1.0, 1.0, 0.0, 0.0))
+"""`(scales, pieces)`: how they are added up to say how odd the entity's state is, and whether something happens right
+now. Found on recorded telemetry of five kinds, see docs/models/anomaly-benchmark.md."""
+
+SHARE_WEIGHTS = (1.0, 2.0, 10.0, 2.0, 1.0, 1.5)
+"""`(pieces,)`: how a metric's evidence by its own scale makes its share of the score: what began to move says most."""
+
+EVENT_BONUS = 1.5
+"""What the score gains for each multiple of what is rare for the entity by which an event exceeds `EVENT_FLOOR`."""
+
+EVENT_FLOOR = 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +39,8 @@ class DetectorConfig:
     `lags`: samples that the forecast of the newest step looks back on.
     `window_steps`: length of the window that is rebuilt from `components` components.
     `short_steps`, `long_steps`, `prototypes`: lengths of the codebooks' windows, and how many each holds.
-    `pooled`: how many of the strongest metrics make an entity's score.
+    `pooled`, `pooled_common`: how many of the strongest metrics make an entity's score, by their own scale and by the
+    common one.
     `max_windows`: upper bound of windows that any fitting pass looks at; longer histories are strided.
     """
 
@@ -41,6 +55,7 @@ class DetectorConfig:
     long_steps: int = 30
     prototypes: int = 100
     pooled: int = 5
+    pooled_common: int = 3
     max_windows: int = 24_000
     batch: int = 1024
 

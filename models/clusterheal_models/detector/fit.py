@@ -25,11 +25,12 @@ MIN_STEPS = 64
 class Fitted:
     """A fitted graph and what the calibration slice showed.
 
-    `statistics`: per entity the statistic of its windows in the calibration slice, before the last tail.
+    `states`, `events`: per entity the statistics of its windows in the calibration slice.
     """
 
     graph: DetectorGraph
-    statistics: tuple[npt.NDArray[np.float64], ...]
+    states: tuple[npt.NDArray[np.float64], ...]
+    events: tuple[npt.NDArray[np.float64], ...]
     calibration_days: float
     calibration_alarm_steps: int
 
@@ -59,14 +60,13 @@ def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, rep
     fit_predictors(train, tables, config, layout)
     graph = DetectorGraph(tables, layout).eval()
     report("calibration", 0.4)
-    graph.all_known = True
     calibration = Calibration(graph, panel, n_train, n_known, config)
     report("tails", 0.8)
     calibration.run()
-    graph.all_known = False
     return Fitted(
         graph=graph,
-        statistics=tuple(calibration.statistics),
+        states=tuple(calibration.states),
+        events=tuple(calibration.events),
         calibration_days=calibration.days(),
         calibration_alarm_steps=calibration.alarm_steps(),
     )

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from clusterheal.contracts import WindowSpec
-from clusterheal_models.detector.config import PIECES, WEIGHTS, DetectorConfig
+from clusterheal_models.detector.config import (
+    EVENT_BONUS,
+    EVENT_FLOOR,
+    EVENT_WEIGHTS,
+    PIECES,
+    SCALES,
+    SHARE_WEIGHTS,
+    STATE_WEIGHTS,
+    DetectorConfig,
+)
 from clusterheal_models.detector.operators import TINY, masked, metric_error, middle, squash, unsquash
 from clusterheal_models.detector.tails import tail_score
 
@@ -45,6 +54,7 @@ class Layout:
     short_steps: int
     long_steps: int
     pooled: int
+    pooled_common: int
     reach: int
     seasons: tuple[tuple[int, int | None], ...]
     season_before: int
@@ -64,6 +74,7 @@ class Layout:
             short_steps=min(config.short_steps, quarter),
             long_steps=min(config.long_steps, recent_steps),
             pooled=config.pooled,
+            pooled_common=config.pooled_common,
             reach=min(config.reach, recent_steps),
             seasons=_seasons(window, min(config.fresh_steps, recent_steps - 1)),
             season_before=window.seasonal_before,
@@ -94,6 +105,15 @@ class Parts(NamedTuple):
     scale: Tensor
 
 
+class Statistics(NamedTuple):
+    """An entity's `state` and `event` `(B,)`, the metrics' shares `(B, F)`, and what they came from."""
+
+    state: Tensor
+    event: Tensor
+    share: Tensor
+    parts: Parts
+
+
 class DetectorGraph(nn.Module):
     """Scaling, pieces, calibration, pooling and attribution.
 
@@ -112,14 +132,19 @@ class DetectorGraph(nn.Module):
     long: Tensor
     piece_knots: Tensor
     piece_tail: Tensor
+    common_knots: Tensor
+    common_tail: Tensor
     pool_knots: Tensor
     pool_tail: Tensor
     score_knots: Tensor
     score_tail: Tensor
+    event_middle: Tensor
+    event_rare: Tensor
     band: Tensor
     found_share: Tensor
     event_prior: Tensor
-    threshold: Tensor
+    alarm_ratio: Tensor
+    alarm_score: Tensor
 
     def __init__(self, tables: Mapping[str, Tensor], layout: Layout) -> None:
         super().__init__()
@@ -178,7 +203,6 @@ class DetectorGraph(nn.Module):
             "level": newest.abs(),
             "seasonal": self.season(recent, seasonal, loc, scale, z, mask),
             "residual": residual,
-            "shock": residual,
             "reconstruction": self.reconstruct(filled[:, -self.layout.window_steps :] * usable),
             "codebook_short": self.nearest(filled[:, -self.layout.short_steps :] * usable, self.short),
             "codebook_long": self.nearest(filled[:, -self.layout.long_steps :] * usable, self.long),
@@ -242,36 +266,45 @@ class DetectorGraph(nn.Module):
         return metric_error(flat - codebook[distance.argmin(1)], cut)
 
     def evidence(self, parts: Parts, row: Tensor) -> Tensor:
-        """`(B, P, F)`: -log10 tail probability of each piece and metric on its own."""
-        return self.evidence_of(parts.raw, row) * parts.fresh.unsqueeze(1)
+        """`(B, S, P, F)`: -log10 tail probability of each piece and metric, by its own scale and the common one."""
+        return self.evidence_of(parts.raw, row) * parts.fresh[:, None, None]
 
     def evidence_of(self, raw: Tensor, row: Tensor) -> Tensor:
-        return tail_score(raw, self.piece_knots[row], self.piece_tail[row])
+        own = tail_score(raw, self.piece_knots[row], self.piece_tail[row])
+        common = tail_score(raw, self.common_knots[row].unsqueeze(2), self.common_tail[row].unsqueeze(2))
+        return torch.stack([own, common], 1)
 
     def pool(self, evidence: Tensor) -> Tensor:
-        """`(B, P)`: the mean of each piece's strongest metrics."""
-        return torch.topk(evidence, min(self.layout.pooled, evidence.shape[2]), dim=2).values.mean(2)
+        """`(B, S * P)`: the mean of each scale's and piece's strongest metrics."""
+        sizes = zip(evidence.unbind(1), (self.layout.pooled, self.layout.pooled_common), strict=True)
+        return torch.cat([torch.topk(e, min(k, e.shape[2]), dim=2).values.mean(2) for e, k in sizes], 1)
 
-    def combine(self, pooled: Tensor, row: Tensor) -> Tensor:
-        """Entity statistic `(B,)`: the weighted mean of the pieces' -log10 tail probabilities."""
+    def combine(self, pooled: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """How odd the entity's state is, and whether something happens: `(B,)` weighted means of -log10 chances."""
         scores = tail_score(pooled, self.pool_knots[row], self.pool_tail[row])
-        return (scores * pooled.new_tensor(WEIGHTS)).sum(1) / sum(WEIGHTS)
+        state, event = (pooled.new_tensor(w).flatten() for w in (STATE_WEIGHTS, EVENT_WEIGHTS))
+        return (scores * state).sum(1) / state.sum(), (scores * event).sum(1) / event.sum()
 
     def share(self, evidence: Tensor) -> Tensor:
         """Each metric's part `(B, F)` of the evidence, adding up to 1."""
-        per_metric = (evidence * evidence.new_tensor(WEIGHTS).unsqueeze(-1)).sum(1)
+        per_metric = (evidence[:, 0] * evidence.new_tensor(SHARE_WEIGHTS).unsqueeze(-1)).sum(1)
         return per_metric / per_metric.sum(1, keepdim=True).clamp(min=TINY)
 
-    def statistic(self, recent: Tensor, seasonal: Tensor, entity_index: Tensor) -> tuple[Tensor, Tensor, Parts]:
-        """Entity statistic `(B,)`, the metrics' shares `(B, F)`, and what they came from."""
+    def statistics(self, recent: Tensor, seasonal: Tensor, entity_index: Tensor) -> Statistics:
         row = self.row(entity_index)
         parts = self.parts(recent, seasonal, row)
         evidence = self.evidence(parts, row)
-        return self.combine(self.pool(evidence), row), self.share(evidence), parts
+        state, event = self.combine(self.pool(evidence), row)
+        return Statistics(state, event, self.share(evidence), parts)
 
-    def score(self, statistic: Tensor, row: Tensor) -> Tensor:
-        """-log10 tail probability `(B,)` of the entity statistic."""
-        return tail_score(statistic, self.score_knots[row], self.score_tail[row])
+    def event_ratio(self, event: Tensor, row: Tensor) -> Tensor:
+        """Event statistic `(B,)` over its median, in multiples of what is rare for the entity."""
+        return (event - self.event_middle[row]).clamp(min=0.0) / self.event_rare[row]
+
+    def score(self, state: Tensor, ratio: Tensor, row: Tensor) -> Tensor:
+        """-log10 tail probability `(B,)` of the state, and more where an event is under way."""
+        bonus = EVENT_BONUS * (ratio - EVENT_FLOOR).clamp(min=0.0)
+        return tail_score(state, self.score_knots[row], self.score_tail[row]) + bonus
 
     def confidence(self, score: Tensor) -> Tensor:
         """Chance that a window of this score is in real trouble, by Bayes' rule; see the model card."""
@@ -284,9 +317,10 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The served answer, in the order of `OUTPUT_NAMES`."""
         row = self.row(entity_index)
-        statistic, share, parts = self.statistic(recent, seasonal, entity_index)
-        some = (parts.fresh.sum(1) > 0).to(statistic.dtype)
-        score = self.score(statistic, row) * some
+        state, event, share, parts = self.statistics(recent, seasonal, entity_index)
+        some = (parts.fresh.sum(1) > 0).to(state.dtype)
+        ratio = self.event_ratio(event, row) * some
+        score = self.score(state, ratio, row) * some
         score = score + 0.0 * timestamp.to(score.dtype)  # keeps the input in the graph: the wire format has it
         band = [
             self.untransform(unsquash(parts.predicted + self.band[row, :, i]) * parts.scale + parts.loc)
@@ -296,7 +330,7 @@ class DetectorGraph(nn.Module):
             score,
             torch.pow(10.0, -score),
             self.confidence(score),
-            score >= self.threshold,
+            (ratio >= self.alarm_ratio) | (score >= self.alarm_score),
             share * score.unsqueeze(1),
             band[0],
             band[1],
@@ -323,12 +357,17 @@ def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
         "log_offset": torch.ones(n_features),
         "piece_knots": knots.repeat(rows, pieces, n_features, 1),
         "piece_tail": torch.ones(rows, pieces, n_features),
-        "pool_knots": knots.repeat(rows, pieces, 1),
-        "pool_tail": torch.ones(rows, pieces),
+        "common_knots": knots.repeat(rows, pieces, 1),
+        "common_tail": torch.ones(rows, pieces),
+        "pool_knots": knots.repeat(rows, len(SCALES) * pieces, 1),
+        "pool_tail": torch.ones(rows, len(SCALES) * pieces),
         "score_knots": knots.repeat(rows, 1),
         "score_tail": torch.ones(rows),
+        "event_middle": torch.zeros(rows),
+        "event_rare": torch.ones(rows),
         "band": torch.zeros(rows, n_features, 3),
         "found_share": torch.ones(9),
         "event_prior": torch.tensor(0.05),
-        "threshold": torch.tensor(3.0),
+        "alarm_ratio": torch.tensor(2.0),
+        "alarm_score": torch.tensor(5.0),
     }

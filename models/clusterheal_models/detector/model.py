@@ -59,7 +59,8 @@ class Detector:
         return {
             "entities": list(self.panel.entities),
             "unknown_entity_index": -1,
-            "alarm_score": float(self.fitted.graph.threshold),
+            "alarm_ratio": float(self.fitted.graph.alarm_ratio),
+            "alarm_score": float(self.fitted.graph.alarm_score),
             "false_alarms_per_entity_day": self.config.false_alarms_per_day,
             "event_prior": self.config.event_prior,
             "found_share_at_score": [float(v) for v in self.fitted.graph.found_share],

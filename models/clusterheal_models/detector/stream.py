@@ -18,10 +18,13 @@ import numpy.typing as npt
 import torch
 
 from clusterheal.contracts import FeaturePanel, Float32, TimeSplit
+from clusterheal_models.detector.calibrate import RARE
 from clusterheal_models.detector.model import Detector
 from clusterheal_models.detector.operators import squash, unsquash
 from clusterheal_models.detector.scaling import robust_spread
 from clusterheal_models.detector.windows import Windows
+
+LEAST_LEVEL = 0.05
 
 Float64 = npt.NDArray[np.float64]
 
@@ -30,13 +33,19 @@ Float64 = npt.NDArray[np.float64]
 class StreamConfig:
     """`drift_steps`, `baseline_steps`: how many steps an adaptation takes for about one scale of its quantity.
 
-    `hold_seasons`: half-life of what is held of a score, as a share of the season, kept within `hold_steps`.
+    `event_steps`, `rare_steps`: the same for the event's baseline, and for what is rare among events.
+    `hold_seasons`: half-life of what is held of a state, as a share of the season, kept within `hold_steps`.
+    `echo`, `echo_hold`: share of the state that is held longer, and how many times longer.
     """
 
     drift_steps: float = 1000.0
-    baseline_steps: float = 500.0
+    baseline_steps: float = 1000.0
+    event_steps: float = 250.0
+    rare_steps: float = 100.0
     hold_seasons: float = 1.0 / 12.0
     hold_steps: tuple[float, float] = (2.0, 20.0)
+    echo: float = 0.12
+    echo_hold: float = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +87,19 @@ def follow_baseline(statistic: Float64, start: float, step: float) -> Float64:
     return out
 
 
+def follow_rare(values: Float64, *, start: float, step: float) -> Float64:
+    """What two per cent of the values exceeded so far, at each row before it is seen: it began at `start`.
+
+    It rises by at most `step` per row, however large the value is, and falls by a fiftieth of it.
+    """
+    out = np.empty_like(values)
+    level = start
+    for t, value in enumerate(values):
+        out[t] = level
+        level = max(level + (RARE * step if value > level else -(1.0 - RARE) * step), LEAST_LEVEL)
+    return out
+
+
 def hold(score: Float64, half_life: float) -> Float64:
     """Each score, or an earlier one that halves every `half_life` steps, whichever is larger."""
     out = np.empty_like(score)
@@ -98,24 +120,35 @@ def score_stream(
     """
     chosen = config or StreamConfig()
     graph = detector.fitted.graph
-    known = detector.fitted.statistics[entity]
     graph.all_known = True
-    statistics, shares = [], []
+    states, events, shares = [], [], []
     for batch in Windows(panel, entity).batches(np.arange(first, len(panel.timestamps)), detector.config.batch):
-        statistic, share, parts = graph.statistic(batch.recent, batch.seasonal, batch.entity_index)
+        state, event, share, parts = graph.statistics(batch.recent, batch.seasonal, batch.entity_index)
         seen = parts.fresh.amax(1)
-        statistics.append((statistic * seen).double().numpy())
+        states.append((state * seen).double().numpy())
+        events.append((event * seen).double().numpy())
         shares.append((share * seen.unsqueeze(1)).numpy())
     graph.all_known = False
-    middle = float(np.median(known))
-    step = (float(np.quantile(known, 0.9)) - middle) / chosen.baseline_steps
-    above = np.maximum(follow_baseline(np.concatenate(statistics), middle, step) - middle, 0.0)
+    middle, above = _above(np.concatenate(states), detector.fitted.states[entity], chosen.baseline_steps)
+    _, sudden = _above(np.concatenate(events), detector.fitted.events[entity], chosen.event_steps)
+    rare = float(graph.event_rare[entity])
+    ratio = torch.from_numpy(sudden / follow_rare(sudden, start=rare, step=rare / chosen.rare_steps)).float()
     low, high = chosen.hold_steps
-    held = hold(above, float(np.clip(chosen.hold_seasons * panel.contract.window.season_steps, low, high)))
+    half_life = float(np.clip(chosen.hold_seasons * panel.contract.window.season_steps, low, high))
+    held = hold(above, half_life) + chosen.echo * hold(above, chosen.echo_hold * half_life)
+    held /= 1.0 + chosen.echo
     row = torch.full((len(above),), entity)
-    at_once, score = (graph.score(torch.from_numpy(x + middle).float(), row).double().numpy() for x in (above, held))
+    at_once, score = (graph.score(torch.from_numpy(x + middle).float(), ratio, row) for x in (above, held))
+    alarm = (ratio >= graph.alarm_ratio) | (at_once >= graph.alarm_score)
     return StreamScores(
-        score=score,
-        alarm=at_once >= float(graph.threshold),
-        contribution=(np.concatenate(shares) * score[:, None]).astype(np.float32),
+        score=score.double().numpy(),
+        alarm=alarm.numpy(),
+        contribution=(np.concatenate(shares) * score.numpy()[:, None]).astype(np.float32),
     )
+
+
+def _above(statistic: Float64, known: Float64, steps: float) -> tuple[float, Float64]:
+    """The calibration slice's median, and by how much the statistic exceeds the baseline that began there."""
+    middle = float(np.median(known))
+    step = (float(np.quantile(known, 0.9)) - middle) / steps
+    return middle, np.maximum(follow_baseline(statistic, middle, step) - middle, 0.0)

@@ -67,6 +67,20 @@ def fit_tail(values: Float64, *, calibrated: bool = False) -> tuple[Float64, Flo
     return knots, np.asarray(np.maximum(mean, floor))
 
 
+def fit_typical_tail(blocks: list[Float64]) -> tuple[Float64, Float64]:
+    """Medians of `fit_tail` over blocks of time, each at least a season long.
+
+    Trouble that nobody labelled fills a few blocks and leaves the median alone; what is wild every day stays wild.
+    Blocks without a sample of something are left out for it.
+    """
+    fits = [fit_tail(block) for block in blocks]
+    seen = np.stack([np.isfinite(block).any(0) for block in blocks])
+    seen |= ~seen.any(0)
+    knots = np.where(seen[..., None], np.stack([k for k, _ in fits]), np.nan)
+    tails = np.where(seen, np.stack([t for _, t in fits]), np.nan)
+    return np.nanmedian(knots, axis=0), np.nanmedian(tails, axis=0)
+
+
 def _quantile(values: Float64, q: float) -> Float64:
     """Over axis 0 without NaN; 0 where there is nothing."""
     full = np.isfinite(values)

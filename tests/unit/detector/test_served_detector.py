@@ -248,7 +248,8 @@ def test_a_rescaled_or_permuted_feature_is_refused_by_contract(
 def test_the_package_lists_its_entities_and_states_its_bound(package: ModelPackage, panel: FeaturePanel) -> None:
     assert package.calibration["entities"] == list(panel.entities)
     assert package.calibration["false_alarms_per_entity_day"] == 1.0
-    assert package.calibration["alarm_score"] == pytest.approx(2.1)
+    assert package.calibration["alarm_ratio"] == pytest.approx(1.65)
+    assert package.calibration["alarm_score"] == pytest.approx(5.0)
     card = (package.path / "MODEL_CARD.md").read_text()
     assert all(word in card for word in ("Use", "Out of scope", "Limits", "threshold"))
     json.dumps(dict(package.metrics), allow_nan=False)
