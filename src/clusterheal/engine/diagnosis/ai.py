@@ -9,7 +9,7 @@ from __future__ import annotations
 from clusterheal.contracts import Plan, SignalSource
 from clusterheal.engine.diagnosis.case import Case, Finding, explained
 from clusterheal.engine.diagnosis.ranking import Cause, ranked_causes
-from clusterheal.engine.diagnosis.revisions import last_good, revisions
+from clusterheal.engine.diagnosis.revisions import last_good, revisions, undo_plan
 from clusterheal.engine.records import Observation
 
 PRIORITY = 30
@@ -64,15 +64,13 @@ def _plan(case: Case, best: Observation, ranked: list[str], first: Cause | None)
     newest = next(iter(revisions(case.world, case.record.target)), None)
     good = last_good(case.world, case.record.target)
     if first is not None and first.kind == "rollout" and newest is not None and good is not None:
-        return Plan(
+        return undo_plan(
+            case.record.target,
+            newest,
+            good,
             playbook="anomalous-rollout",
-            action="undo",
-            target=case.record.target,
-            parameters={"to_revision": good.number, "replica_set": good.name, "from_revision": newest.number},
             priority=PRIORITY,
-            expected_effect=f"{ranked[0]} returns to the range the model expects",
-            verify_promql=None,
-            rollback=f"return to revision {newest.number}",
+            effect=f"{ranked[0]} returns to the range the model expects",
         )
     band = best.signal.details.get("expected", {}).get(ranked[0]) or {}
     observed, median = band.get("observed"), band.get("median")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from clusterheal.contracts import Plan
 from clusterheal.engine.diagnosis.case import Case, Finding, explained, report
-from clusterheal.engine.diagnosis.revisions import Revision, last_good, revisions
+from clusterheal.engine.diagnosis.revisions import Revision, last_good, revisions, undo_plan
 from clusterheal.engine.signals.symptoms import Symptom
 
 PRIORITY = 80
@@ -56,15 +55,13 @@ def _young_revision(case: Case, began: datetime) -> Revision | None:
 
 def _undo(case: Case, bad: Revision, good: Revision, evidence: dict[str, Any]) -> Finding:
     target = case.record.target
-    plan = Plan(
+    plan = undo_plan(
+        target,
+        bad,
+        good,
         playbook="crash-loop-after-rollout",
-        action="undo",
-        target=target,
-        parameters={"to_revision": good.number, "replica_set": good.name, "from_revision": bad.number},
         priority=PRIORITY,
-        expected_effect="all replicas become available on the earlier revision",
-        verify_promql=None,
-        rollback=f"return to revision {bad.number}",
+        effect="all replicas become available on the earlier revision",
     )
     explanation = (
         f"{target} went from revision {good.number} to {bad.number} at {bad.created_at:%Y-%m-%d %H:%M:%S} UTC and its "

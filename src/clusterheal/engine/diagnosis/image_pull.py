@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from clusterheal.contracts import Plan
 from clusterheal.engine.diagnosis.case import Case, Finding, explained, report
-from clusterheal.engine.diagnosis.revisions import last_good, revisions
+from clusterheal.engine.diagnosis.revisions import last_good, revisions, undo_plan
 from clusterheal.engine.signals.symptoms import Symptom
 
 PRIORITY = 70
@@ -22,15 +21,13 @@ def diagnose(case: Case) -> Finding | None:
         newest = next(iter(revisions(case.world, target)), None)
         good = last_good(case.world, target)
         if newest is not None and good is not None and good.available > 0:
-            plan = Plan(
+            plan = undo_plan(
+                target,
+                newest,
+                good,
                 playbook="image-pull-after-rollout",
-                action="undo",
-                target=target,
-                parameters={"to_revision": good.number, "replica_set": good.name, "from_revision": newest.number},
                 priority=PRIORITY,
-                expected_effect="all replicas become available on the earlier image",
-                verify_promql=None,
-                rollback=f"return to revision {newest.number}",
+                effect="all replicas become available on the earlier image",
             )
             diagnosis = explained(
                 case,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from clusterheal.contracts import ObjectRef
+from clusterheal.contracts import ObjectRef, Plan
 from clusterheal.engine.codec import parse_time
 from clusterheal.engine.names import REVISION, root_key
 from clusterheal.engine.world import World
@@ -64,3 +64,17 @@ def last_good(world: World, target: ObjectRef) -> Revision | None:
     candidates = [r for r in older if r.name not in bad and r.template != current.template]
     running = [r for r in candidates if r.available > 0]
     return next(iter(running or candidates), None)
+
+
+def undo_plan(target: ObjectRef, bad: Revision, good: Revision, *, playbook: str, priority: int, effect: str) -> Plan:
+    """Return from one revision to another."""
+    return Plan(
+        playbook=playbook,
+        action="undo",
+        target=target,
+        parameters={"to_revision": good.number, "replica_set": good.name, "from_revision": bad.number},
+        priority=priority,
+        expected_effect=effect,
+        verify_promql=None,
+        rollback=f"return to revision {bad.number}",
+    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from clusterheal.contracts import Plan
 from clusterheal.engine.diagnosis.case import Case, Finding, explained, report
-from clusterheal.engine.diagnosis.revisions import last_good, revisions
+from clusterheal.engine.diagnosis.revisions import last_good, revisions, undo_plan
 from clusterheal.engine.signals.symptoms import Symptom
 
 PRIORITY = 70
@@ -29,15 +28,13 @@ def diagnose(case: Case) -> Finding | None:
             "nothing is undone.",
             evidence={"pods": case.pods_summary()},
         )
-    plan = Plan(
+    plan = undo_plan(
+        case.record.target,
+        newest,
+        good,
         playbook="stuck-rollout",
-        action="undo",
-        target=case.record.target,
-        parameters={"to_revision": good.number, "replica_set": good.name, "from_revision": newest.number},
         priority=PRIORITY,
-        expected_effect="the rollout completes on the earlier revision",
-        verify_promql=None,
-        rollback=f"return to revision {newest.number}",
+        effect="the rollout completes on the earlier revision",
     )
     return Finding(
         diagnosis=explained(

@@ -59,6 +59,8 @@ _TEXT: Mapping[int, str] = {
 
 
 class Sample(Protocol):
+    """`clusterheal.metrics.client.Sample`."""
+
     @property
     def labels(self) -> Mapping[str, str]: ...
 

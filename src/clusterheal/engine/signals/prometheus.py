@@ -7,7 +7,7 @@ On OpenShift an AlertmanagerConfig receives only its own namespace's alerts; the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 from clusterheal.contracts import Signal, SignalSource
 from clusterheal.engine.correlate import target_of_labels
 from clusterheal.engine.signals.alertmanager import alert_fingerprint
-from clusterheal.engine.signals.gpu import CHANGED_XIDS, CURRENT_XIDS, xid_signals
+from clusterheal.engine.signals.gpu import CHANGED_XIDS, CURRENT_XIDS, Sample, xid_signals
 from clusterheal.engine.signals.symptoms import symptom_of_alert
 from clusterheal.engine.views import Snapshot
 from clusterheal.errors import ClusterhealError
@@ -24,16 +24,6 @@ FIRING = 'ALERTS{alertstate="firing"}'
 SINCE = "ALERTS_FOR_STATE"
 HEARTBEATS = frozenset({"Watchdog", "InfoInhibitor"})  # they fire to prove that alerting works, or to mute others
 OWN_LABELS = frozenset({"__name__", "alertstate"})
-
-
-class Sample(Protocol):
-    """`clusterheal.metrics.client.Sample`."""
-
-    @property
-    def labels(self) -> Mapping[str, str]: ...
-
-    @property
-    def value(self) -> float: ...
 
 
 class Queries(Protocol):
