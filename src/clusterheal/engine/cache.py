@@ -134,21 +134,32 @@ class Cache:
         self._resync = resync
         self.changed = changed
         self._objects: dict[Resource, dict[Key, Any]] = {r: {} for r in self._wanted}
+        self._shown: dict[Resource, dict[Key, Any]] = {}
         self._synced_at: dict[Resource, datetime] = {}
         self._unreadable: dict[Resource, str] = {}
         self._absent: set[Resource] = set()
 
     def snapshot(self) -> Snapshot:
         """What is known now; later changes do not show in it."""
-        copies = {r: dict(objects) for r, objects in self._objects.items()}
         return Snapshot(
             taken_at=self._clock.now(),
-            pods=copies.pop(PODS, {}),
-            objects=copies,
+            pods=self.objects(PODS),
+            objects={r: self.objects(r) for r in self._objects if r != PODS},
             synced_at=dict(self._synced_at),
             unreadable=dict(self._unreadable),
             absent=frozenset(self._absent),
         )
+
+    def objects(self, resource: Resource) -> Mapping[Key, Any]:
+        """What is known of one resource now; the same mapping as long as nothing changes."""
+        shown = self._shown.get(resource)
+        if shown is None:
+            shown = self._shown[resource] = dict(self._objects.get(resource, {}))
+        return shown
+
+    def _note_change(self, resource: Resource) -> None:
+        self._shown.pop(resource, None)
+        self.changed(resource)
 
     @property
     def missing(self) -> list[str]:
@@ -217,16 +228,17 @@ class Cache:
             key = (obj["metadata"].get("namespace"), obj["metadata"]["name"])
             fresh[key] = self._projected(resource, obj) if _newer(obj, known.get(key)) else known[key]
         news = fresh.keys() != known.keys() or any(_version(fresh[k]) != _version(known[k]) for k in fresh)
-        self._objects[resource] = fresh
         self._synced_at[resource] = self._clock.now()
         if news:
-            self.changed(resource)
+            self._objects[resource] = fresh
+            self._note_change(resource)
         return found.resource_version
 
     def _note_refusal(self, resource: Resource, exc: ApiError) -> None:
         if exc.status == 404:
             self._absent.add(resource)  # this cluster has no such kind
             self._objects[resource] = {}
+            self._shown.pop(resource, None)
         elif exc.status == 403:
             self._unreadable[resource] = f"the service account may not list {resource.plural}: {exc.message}"
             self._synced_at.pop(resource, None)
@@ -261,14 +273,14 @@ class Cache:
         objects = self._objects.setdefault(resource, {})
         if _newer(obj, objects.get(key)):
             objects[key] = self._projected(resource, obj)
-            self.changed(resource)
+            self._note_change(resource)
 
     def _drop(self, resource: Resource, obj: Manifest) -> None:
         key = (obj["metadata"].get("namespace"), obj["metadata"]["name"])
         objects = self._objects.setdefault(resource, {})
         if key in objects and _newer(obj, objects[key]):
             del objects[key]
-            self.changed(resource)
+            self._note_change(resource)
 
     @staticmethod
     def _projected(resource: Resource, obj: Manifest) -> Manifest | PodView:

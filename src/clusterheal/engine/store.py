@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -15,7 +15,8 @@ from clusterheal.engine.codec import decode, encode
 from clusterheal.engine.merge import is_old_news, merge_signal
 from clusterheal.engine.names import incident_name, root_key
 from clusterheal.engine.records import Record
-from clusterheal.errors import InvalidInput, RetryableError
+from clusterheal.engine.views import Key
+from clusterheal.errors import ClusterhealError, InvalidInput, RetryableError
 from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest
 from clusterheal.kube.resources import INCIDENTS
 
@@ -35,6 +36,15 @@ class Taken:
     signal: Signal
     incident: str | None
     outcome: str
+
+
+@dataclass(kw_only=True, eq=False)
+class _Waiting:
+    """Signals of one root object that somebody wants stored, and how that went."""
+
+    signals: Sequence[Signal]
+    taken: list[Taken] | None = None
+    error: ClusterhealError | None = None
 
 
 class IncidentStore:
@@ -57,13 +67,28 @@ class IncidentStore:
         self._linger = linger
         self._timeout = request_timeout.total_seconds()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._waiting: dict[str, list[_Waiting]] = {}
         self._decoded: dict[tuple[str, str], Record] = {}
+        self._read_from: Mapping[Key, Manifest] | None = None
+        self._records: Mapping[str, Record] = {}
+        self._by_root: Mapping[str, list[Record]] = {}
 
-    def records(self) -> dict[str, Record]:
+    def records(self) -> Mapping[str, Record]:
         """All incidents known to this replica, by name; unreadable ones are logged and left out."""
+        objects = self._cache.objects(INCIDENTS)
+        if objects is not self._read_from:
+            self._read_from = objects
+            self._records = self._decode(objects.values())
+            by_root: dict[str, list[Record]] = {}
+            for record in self._records.values():
+                by_root.setdefault(record.root, []).append(record)
+            self._by_root = {key: sorted(group, key=lambda r: -r.sequence) for key, group in by_root.items()}
+        return self._records
+
+    def _decode(self, objects: Iterable[Manifest]) -> Mapping[str, Record]:
         found: dict[str, Record] = {}
         fresh: dict[tuple[str, str], Record] = {}
-        for obj in self._cache.snapshot().all(INCIDENTS):
+        for obj in objects:
             key = (obj["metadata"]["name"], obj["metadata"].get("resourceVersion", ""))
             record = self._decoded.get(key)
             if record is None:
@@ -79,8 +104,8 @@ class IncidentStore:
 
     def of_root(self, target: ObjectRef) -> list[Record]:
         """Incidents of one root object, newest first."""
-        key = root_key(target)
-        return sorted((r for r in self.records().values() if r.root == key), key=lambda r: -r.sequence)
+        self.records()
+        return list(self._by_root.get(root_key(target), ()))
 
     async def take(self, signals: Iterable[Signal]) -> list[Taken]:
         """Write signals into incidents, one write per root object; returns when they are stored.
@@ -95,17 +120,62 @@ class IncidentStore:
         return [taken for group in results for taken in group]
 
     async def _take_root(self, key: str, signals: Sequence[Signal]) -> list[Taken]:
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            for _ in range(ATTEMPTS):
-                try:
-                    return await self._attempt(signals)
-                except ApiError as exc:
-                    if exc.status != 409:
-                        raise
-                    await self._cache.refresh([INCIDENTS])
+        """Whoever gets to write takes along what came while it waited: in a storm one write stores many signals."""
+        taken, changed = self._merged(signals)
+        if changed is None:
+            return taken
+        mine = _Waiting(signals=signals)
+        self._waiting.setdefault(key, []).append(mine)
+        try:
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                if mine.taken is None and mine.error is None:
+                    await self._store_waiting(key)
+        finally:
+            if mine in (queue := self._waiting.get(key, [])):
+                queue.remove(mine)
+        if mine.error is not None:
+            raise mine.error
+        assert mine.taken is not None
+        return mine.taken
+
+    async def _store_waiting(self, key: str) -> None:
+        """One write for all that wait; they stay in the queue until it is known how it went."""
+        batch = list(self._waiting[key])
+        taken: list[Taken] = []
+        error: ClusterhealError | None = None
+        try:
+            taken = await self._stored(key, [s for waiting in batch for s in waiting.signals])
+        except ClusterhealError as exc:
+            error = exc
+        for waiting in batch:
+            waiting.error = error
+            waiting.taken, taken = taken[: len(waiting.signals)], taken[len(waiting.signals) :]
+        self._waiting[key] = [w for w in self._waiting[key] if w not in batch]
+
+    async def _stored(self, key: str, signals: Sequence[Signal]) -> list[Taken]:
+        for _ in range(ATTEMPTS):
+            taken, changed = self._merged(signals)
+            if changed is None:
+                return taken
+            try:
+                await self._write_spec(changed)
+                return taken
+            except ApiError as exc:
+                if exc.status != 409:
+                    raise
+            await self._reread(changed.name)
         raise Superseded(f"the incident of {key} was changed by others {ATTEMPTS} times in a row")
 
-    async def _attempt(self, signals: Sequence[Signal]) -> list[Taken]:
+    async def _reread(self, name: str) -> None:
+        try:
+            await self.read(name)
+        except ApiError as exc:
+            if exc.status != 404:
+                raise
+            await self._cache.refresh([INCIDENTS])  # it is gone, and its deletion has not been heard of yet
+
+    def _merged(self, signals: Sequence[Signal]) -> tuple[list[Taken], Record | None]:
+        """Where signals of one root go, and the incident as it has to be written, if it has to."""
         known = self.of_root(signals[0].target)
         current = next((r for r in known if not r.ended), None)
         last = known[0] if known else None
@@ -133,11 +203,9 @@ class IncidentStore:
             taken.append(
                 Taken(signal=signal, incident=changed.name, outcome="repeat" if observations is None else "stored")
             )
-        if changed is not None and changed is not current:
-            await self._write_spec(changed)
-        elif changed is None and last is not None and ended_change is not last and ended_change is not None:
-            await self._write_spec(ended_change)
-        return taken
+        if changed is not None:
+            return taken, changed if changed is not current else None
+        return taken, ended_change if ended_change is not last else None
 
     def _new(self, signal: Signal, last: Record | None) -> Record:
         sequence = 1 if last is None else last.sequence + 1

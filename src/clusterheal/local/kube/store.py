@@ -58,6 +58,12 @@ def _ties(obj: Manifest | None) -> tuple[object, ...]:
     return tuple(metadata.get(field) for field in ("deletionTimestamp", "finalizers", "ownerReferences"))
 
 
+def controller_uid(obj: Manifest | None) -> str | None:
+    """The uid of the owner that controls an object, if one does."""
+    owners = () if obj is None else obj["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
 class Store:
     """Objects by resource type (`pods`, `deployments.apps`).
 
@@ -73,6 +79,7 @@ class Store:
         self._keep = history
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._changed_at: dict[str, int] = {}
+        self._controlled: dict[tuple[str, str], set[ObjectKey]] = {}
         self.ties_changed_at = 0
         """Revision of the last removal, deletion mark or change of owners: what garbage collection depends on."""
 
@@ -89,6 +96,11 @@ class Store:
         keys = sorted(k for k in found if not namespace or k[0] == namespace)
         return [found[key] for key in keys]
 
+    def controlled_by(self, resource: str, uid: str) -> list[Manifest]:
+        """Objects whose controller is the object with this uid, in the order of `items`."""
+        objects = self._objects.get(resource, {})
+        return [objects[key] for key in sorted(self._controlled.get((resource, uid), ()))]
+
     def resources(self) -> list[str]:
         return sorted(name for name, objects in self._objects.items() if objects)
 
@@ -99,6 +111,7 @@ class Store:
         objects = self._objects.setdefault(resource, {})
         old = objects.get((namespace, name))
         objects[namespace, name] = obj
+        self._index(resource, (namespace, name), old, obj)
         self._record(Change(revision=self.revision, resource=resource, namespace=namespace, old=old, new=obj))
         return obj
 
@@ -106,8 +119,18 @@ class Store:
         """Remove an object that exists; what it was last, with the resourceVersion of its removal."""
         self.revision += 1
         old = self._objects[resource].pop((namespace, name))
+        self._index(resource, (namespace, name), old, None)
         self._record(Change(revision=self.revision, resource=resource, namespace=namespace, old=old, new=None))
         return {**old, "metadata": {**old["metadata"], "resourceVersion": str(self.revision)}}
+
+    def _index(self, resource: str, key: ObjectKey, old: Manifest | None, new: Manifest | None) -> None:
+        before, after = controller_uid(old), controller_uid(new)
+        if before == after:
+            return
+        if before is not None:
+            self._controlled[resource, before].discard(key)
+        if after is not None:
+            self._controlled.setdefault((resource, after), set()).add(key)
 
     def _record(self, change: Change) -> None:
         self._history.append(change)

@@ -61,8 +61,7 @@ class World:
 
     def owned(self, key: str, owner: Manifest) -> list[Manifest]:
         """Objects whose controller is `owner`."""
-        uid = owner["metadata"]["uid"]
-        return [o for o in self.items(key, owner["metadata"].get("namespace")) if controller_uid(o) == uid]
+        return self.api.store.controlled_by(key, owner["metadata"]["uid"])
 
     def change(self, key: str, obj: Manifest, edit: Callable[[Manifest], None]) -> Manifest:
         """Store an edited copy; nothing is written where the edit changed nothing."""
@@ -114,10 +113,6 @@ class Controller(Protocol):
     def reads(self) -> tuple[str, ...]: ...
 
     def step(self, world: World) -> datetime | None: ...
-
-
-def controller_uid(obj: Manifest) -> str | None:
-    return next((o["uid"] for o in obj["metadata"].get("ownerReferences") or () if o.get("controller")), None)
 
 
 def owner_reference(owner: Manifest) -> Manifest:

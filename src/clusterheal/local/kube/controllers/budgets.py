@@ -8,7 +8,6 @@ from clusterheal.kube.ports import Manifest
 from clusterheal.local.kube.controllers.base import (
     World,
     active,
-    controller_uid,
     earliest,
     resolve_count,
     set_condition,
@@ -16,6 +15,7 @@ from clusterheal.local.kube.controllers.base import (
 from clusterheal.local.kube.objects import parse_time
 from clusterheal.local.kube.removal import is_ready
 from clusterheal.local.kube.selectors import matches_object
+from clusterheal.local.kube.store import controller_uid
 
 KEY = "poddisruptionbudgets.policy"
 _OWNERS = ("replicasets.apps", "statefulsets.apps")
