@@ -18,6 +18,7 @@ demo: setup ## the main job: from metrics to a healed incident; DEMO='--fault ba
 
 test: setup lint ## every test whose needs are met; lists what was skipped and why
 	@$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+	@$(PY) -m clusterheal.local.simulation --seeds $(SEEDS)
 
 lint: setup ## formatting, lint, types, import rules
 	@.venv/bin/ruff format --check .

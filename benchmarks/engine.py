@@ -46,7 +46,7 @@ Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 NAMESPACE, SHOP = "self-healing-platform", "shop"
 OBJECTS, ALERTS_PER_WEBHOOK, WEBHOOKS_PER_SECOND = 100, 10, 100
 P99_MS, PER_HOUR, CONCURRENT = 200.0, 20, 3
-MEMORY_LIMIT_MIB = 128  # of the container, manifests/base/coordination-engine
+DEVELOPMENT_MIB, PRODUCTION_MIB = 128, 512  # the container's memory limits in the two overlays
 GROWTH = 1.10  # memory at the end against a quarter of the way, to be called flat
 CRDS = Path(__file__).parents[1] / "manifests" / "cluster" / "crds"
 
@@ -111,7 +111,8 @@ def main() -> None:
 
 def _missed(engine: Load, storm: Storm, watching: list[Watching]) -> list[str]:
     """Which targets were not reached."""
-    peak = max(engine.start_mib, engine.quarter_mib, engine.end_mib, *(w.peak_mib for w in watching))
+    storm_mib = max(engine.start_mib, engine.quarter_mib, engine.end_mib)
+    large_mib = max(w.peak_mib for w in watching)
     checks = {
         f"{engine.refused} of {engine.webhooks} webhooks were not answered with 200": engine.refused == 0,
         f"p99 {engine.p99_ms:.0f} ms, at most {P99_MS:.0f}": engine.p99_ms <= P99_MS,
@@ -119,7 +120,8 @@ def _missed(engine: Load, storm: Storm, watching: list[Watching]) -> list[str]:
         f"{storm.actions} actions, at most {PER_HOUR}": 0 < storm.actions <= PER_HOUR,
         f"memory grew from {engine.quarter_mib:.0f} to {engine.end_mib:.0f} MiB": engine.end_mib
         <= engine.quarter_mib * GROWTH,
-        f"{peak:.0f} MiB, the container has {MEMORY_LIMIT_MIB}": peak <= MEMORY_LIMIT_MIB,
+        f"{storm_mib:.0f} MiB, development allows {DEVELOPMENT_MIB}": storm_mib <= DEVELOPMENT_MIB,
+        f"{large_mib:.0f} MiB with many pods, production allows {PRODUCTION_MIB}": large_mib <= PRODUCTION_MIB,
     }
     return [text for text, held in checks.items() if not held]
 

@@ -103,13 +103,16 @@ def _version(obj: Manifest | PodView) -> str:
     return obj.resource_version if isinstance(obj, PodView) else str(obj["metadata"].get("resourceVersion", "0"))
 
 
-def _newer(obj: Manifest, known: Manifest | PodView | None) -> bool:
-    """Whether to take `obj`: our own writes come back by watches, sometimes behind what a list gave."""
+def _key(obj: Manifest) -> Key:
+    return obj["metadata"].get("namespace"), obj["metadata"]["name"]
+
+
+def _newer(new: str, known: Manifest | PodView | None) -> bool:
+    """Whether to take what has version `new`: our own writes come back by watches, sometimes behind a list."""
     if known is None:
         return True
     old = _version(known)
-    new = obj["metadata"].get("resourceVersion", "0")
-    return int(new) >= int(old) if old.isdigit() and str(new).isdigit() else True
+    return int(new) >= int(old) if old.isdigit() and new.isdigit() else True
 
 
 class Cache:
@@ -214,7 +217,12 @@ class Cache:
         resource = wanted.resource
         namespace = self._namespace if wanted.own_namespace else None
         try:
-            found = await self._cluster.list(resource, namespace=namespace, field_selector=wanted.field_selector)
+            found = await self._cluster.list(
+                resource,
+                namespace=namespace,
+                field_selector=wanted.field_selector,
+                transform=lambda obj: (_key(obj), self._projected(resource, obj)),
+            )
         except ApiError as exc:
             self._note_refusal(resource, exc)
             if exc.status in (403, 404):
@@ -224,9 +232,8 @@ class Cache:
         self._absent.discard(resource)
         known = self._objects[resource]
         fresh: dict[Key, Any] = {}
-        for obj in found.items:
-            key = (obj["metadata"].get("namespace"), obj["metadata"]["name"])
-            fresh[key] = self._projected(resource, obj) if _newer(obj, known.get(key)) else known[key]
+        for key, obj in found.items:
+            fresh[key] = obj if _newer(_version(obj), known.get(key)) else known[key]
         news = fresh.keys() != known.keys() or any(_version(fresh[k]) != _version(known[k]) for k in fresh)
         self._synced_at[resource] = self._clock.now()
         if news:
@@ -269,16 +276,16 @@ class Cache:
             self._synced_at[resource] = self._clock.now()
 
     def _take(self, resource: Resource, obj: Manifest) -> None:
-        key = (obj["metadata"].get("namespace"), obj["metadata"]["name"])
+        key = _key(obj)
         objects = self._objects.setdefault(resource, {})
-        if _newer(obj, objects.get(key)):
+        if _newer(_version(obj), objects.get(key)):
             objects[key] = self._projected(resource, obj)
             self._note_change(resource)
 
     def _drop(self, resource: Resource, obj: Manifest) -> None:
-        key = (obj["metadata"].get("namespace"), obj["metadata"]["name"])
+        key = _key(obj)
         objects = self._objects.setdefault(resource, {})
-        if key in objects and _newer(obj, objects[key]):
+        if key in objects and _newer(_version(obj), objects[key]):
             del objects[key]
             self._note_change(resource)
 

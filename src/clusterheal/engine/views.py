@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +91,11 @@ class PodView:
         return ObjectRef(api_version="v1", kind="Pod", namespace=self.namespace, name=self.name, uid=self.uid)
 
 
+def _shared(text: str | None) -> str | None:
+    """One copy of what thousands of pods have in common."""
+    return None if text is None else sys.intern(text)
+
+
 def pod_view(obj: Manifest) -> PodView:
     """Project a pod's manifest."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
@@ -99,15 +105,15 @@ def pod_view(obj: Manifest) -> PodView:
     specs = {c["name"]: c for c in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]}
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     return PodView(
-        namespace=meta["namespace"],
+        namespace=sys.intern(meta["namespace"]),
         name=meta["name"],
         uid=meta.get("uid", ""),
         resource_version=str(meta.get("resourceVersion", "")),
-        labels=meta.get("labels") or {},
-        node=spec.get("nodeName"),
-        owner_kind=owner.get("kind"),
-        owner_name=owner.get("name"),
-        phase=status.get("phase", "Unknown"),
+        labels={sys.intern(k): sys.intern(v) for k, v in (meta.get("labels") or {}).items()},
+        node=_shared(spec.get("nodeName")),
+        owner_kind=_shared(owner.get("kind")),
+        owner_name=_shared(owner.get("name")),
+        phase=sys.intern(status.get("phase", "Unknown")),
         ready=(conditions.get("Ready") or {}).get("status") == "True",
         deleting=meta.get("deletionTimestamp") is not None,
         mirror="kubernetes.io/config.mirror" in (meta.get("annotations") or {}),
@@ -122,8 +128,8 @@ def _container(status: Mapping[str, Any], spec: Mapping[str, Any]) -> ContainerV
     waiting = (status.get("state") or {}).get("waiting") or {}
     ended = (status.get("lastState") or {}).get("terminated") or (status.get("state") or {}).get("terminated") or {}
     return ContainerView(
-        name=status.get("name", ""),
-        image=status.get("image", spec.get("image", "")),
+        name=sys.intern(status.get("name", "")),
+        image=sys.intern(status.get("image", spec.get("image", ""))),
         ready=bool(status.get("ready")),
         restarts=int(status.get("restartCount") or 0),
         waiting=waiting.get("reason"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -87,10 +87,11 @@ class HttpCluster:
         namespace: str | None = None,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        transform: Callable[[Manifest], Any] | None = None,
     ) -> ObjectList:
         params = {"limit": str(_PAGE), **_selectors(label_selector, field_selector)}
         path = resource.path(namespace)
-        items: list[Manifest] = []
+        items: list[Any] = []
         while True:
             try:
                 page = await self._read(path, params)
@@ -100,14 +101,14 @@ class HttpCluster:
                 # The pages' snapshot expired: a full list is consistent again.
                 items, params = [], _selectors(label_selector, field_selector)
                 continue
-            items += page["items"]
+            for item in page["items"]:
+                item.setdefault("apiVersion", resource.api_version)
+                item.setdefault("kind", resource.kind)
+                items.append(item if transform is None else transform(item))
             token = page["metadata"].get("continue")
             if not token:
                 break
             params = {**params, "continue": token}
-        for item in items:
-            item.setdefault("apiVersion", resource.api_version)
-            item.setdefault("kind", resource.kind)
         return ObjectList(items=items, resource_version=page["metadata"]["resourceVersion"])
 
     async def watch(

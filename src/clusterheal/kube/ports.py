@@ -6,7 +6,7 @@ Two adapters: `clusterheal.kube.http.HttpCluster` for any API server, and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -50,9 +50,9 @@ class PatchType(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectList:
-    """A consistent list and the resourceVersion to watch from."""
+    """A consistent list and the resourceVersion to watch from; items are manifests, or `transform`'s results."""
 
-    items: list[Manifest]
+    items: list[Any]
     resource_version: str
 
 
@@ -96,8 +96,9 @@ class Cluster(Protocol):
         namespace: str | None = None,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        transform: Callable[[Manifest], Any] | None = None,
     ) -> ObjectList:
-        """All matching objects; pages are followed."""
+        """All matching objects; pages are followed. `transform` makes each item smaller as soon as its page is read."""
         ...
 
     def watch(

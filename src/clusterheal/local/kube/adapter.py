@@ -46,10 +46,12 @@ class SimulatedCluster:
         namespace: str | None = None,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        transform: Callable[[Manifest], Any] | None = None,
     ) -> ObjectList:
         query = Query(namespace=namespace, label_selector=label_selector, field_selector=field_selector)
         found = self._call(lambda: self.api.list(self._target("list", resource, namespace), query))
-        return ObjectList(items=found["items"], resource_version=found["metadata"]["resourceVersion"])
+        items = found["items"] if transform is None else [transform(item) for item in found["items"]]
+        return ObjectList(items=items, resource_version=found["metadata"]["resourceVersion"])
 
     async def watch(
         self,
