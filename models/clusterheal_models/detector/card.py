@@ -11,9 +11,10 @@ from clusterheal.contracts import FeaturePanel, TimeSplit
 _TEMPLATE = """# anomaly-detector
 
 **Use.** Scores how unusual each workload, node or instance is right now, and names the metrics that show it.
-A score is -log10 of the chance of a window at least this odd under normal operation; `alarm` is score >=
-{threshold:.2f}, set so that an entity raises at most {budget:g} false alarms a day; `confidence` is the
-calibrated chance that an alarm is real.
+A score is -log10 of the chance of a state at least this odd under normal operation, and more while an event is
+under way. `alarm` is raised where events pass {ratio:.2f} times what is rare for the entity, or the score passes
+{threshold:.1f}; it is meant for {budget:g} false alarms per entity and day. `confidence` is the calibrated
+chance that an alarm is real.
 
 **Out of scope.** Root causes, security incidents, and metrics that the feature contract does not list. A
 metric that never moved in training is judged only by the typical spread of the others.
@@ -22,14 +23,20 @@ metric that never moved in training is judged only by the typical spread of the 
 {train_end}, calibrated on the later slice until {calibration_end}; no labels. Entities that are not in
 `calibration.json` are judged by the global row, scaled by their own window.
 
-**How the threshold was set.** Tails are quantiles of the calibration slice, continued by a generalised Pareto
-tail. On that slice {rate:.3f} steps per entity and day passed the threshold ({days:.1f} entity-days).
+**How the threshold was set.** Without labels. What is usual for a metric is the median over stretches of a day or
+more of the known time, so that a few bad days do not count; what is rare for an entity's events is exceeded by two per
+cent of them. The multiple that makes an alarm was found on recorded telemetry and is the same for all entities. On the
+calibration slice {rate:.3f} steps per entity and day alarmed ({days:.1f} entity-days).
+
+**Results.** On recorded telemetry with labels, beside its peers: `docs/models/anomaly-benchmark.md`. On held-out time
+of this cluster, by kind of entity, beside naive peers: the evaluation that the gate decided on.
 
 **Confidence.** Bayes' rule with a prior of {prior:g} real events per window, the tail probability for false
 ones and, for real ones, the share of injected faults that reach the score: {found}.
 
 **Limits.** Trouble that lasted through most of training looks normal. Gaps weaken a verdict: a metric without
-a sample in the newest steps contributes nothing.
+a sample in the newest steps contributes nothing. A request is judged by itself: a metric that has settled elsewhere
+stays odd until the next training. A slow, small ramp is found late or not at all.
 """
 
 
@@ -39,6 +46,7 @@ def model_card(
     """Markdown; every figure comes from the fitted package."""
     found = ", ".join(f"{share:.2f} at {score}" for score, share in enumerate(calibration["found_share_at_score"]))
     return _TEMPLATE.format(
+        ratio=calibration["alarm_ratio"],
         threshold=calibration["alarm_score"],
         budget=calibration["false_alarms_per_entity_day"],
         prior=calibration["event_prior"],

@@ -1,12 +1,12 @@
 """Scoring a long stream: the served graph over sliding windows, plus what only a stream can remember.
 
-A request to the served model is judged by itself. A stream adds three memories, each causal and bounded:
+A request to the served model is judged by itself. A stream adds memories, each causal and bounded:
 
 - `remove_drift` follows every metric's level slowly, in steps of at most one robust scale over `drift_steps`, so that a
   metric that has settled elsewhere stops alarming after days, while one wild sample moves nothing;
-- the baseline of the entity statistic moves by a fixed small step up or down, however large the statistic is, so that a
-  flood of anomalies drags it no faster than ordinary noise does;
-- what an entity shows decays instead of dropping: trouble that pauses for a minute is still the same trouble.
+- the baselines of the state and of the events, and what is rare among events, move by a fixed small step up or down,
+  however large a value is, so that a flood of anomalies drags them no faster than ordinary noise does;
+- the state that an entity shows decays instead of dropping: trouble that pauses for a minute is still the same trouble.
 """
 
 from __future__ import annotations
