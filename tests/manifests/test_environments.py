@@ -70,7 +70,7 @@ def test_staging_is_a_copy_of_one_folder(tmp_path: Path) -> None:
     theirs = {label(o) for o in production if o["kind"] in CLUSTER_SCOPED}
     assert ours.isdisjoint(theirs), "two environments may not share a cluster-scoped object"
     text = yaml.safe_dump_all(objects)
-    assert re.findall(r"coordination-engine\.self-healing-platform\.svc|/self-healing-platform/", text) == []
+    assert re.findall(r"coordination-engine\.self-healing-platform\.svc|/notebook/self-healing-platform/", text) == []
 
 
 def test_overlays_carry_their_namespace_by_the_same_file() -> None:
