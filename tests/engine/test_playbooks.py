@@ -16,6 +16,7 @@ from clusterheal.engine.names import CORDON_OWNER
 from clusterheal.engine.signals.gpu import CHANGED_XIDS, CURRENT_XIDS
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.signals.prometheus import FIRING, SINCE
+from clusterheal.engine.signals.silences import Matcher, Silence, Silences
 from clusterheal.errors import RetryableError
 from clusterheal.kube.inference_service import PREVIOUS, VERSION_LABEL, Placement, Previous
 from clusterheal.kube.ports import Manifest, PatchType
@@ -29,6 +30,7 @@ from clusterheal.kube.resources import (
 )
 from clusterheal.local.kube.platform import platform_definitions
 from clusterheal.local.simulation.scenario import NAMESPACE, SHOP
+from clusterheal.local.simulation.virtual_time import START
 
 Sim = Callable[[Callable[[Platform], Awaitable[None]]], None]
 
@@ -600,5 +602,35 @@ def test_what_is_not_ours_to_mend_is_told_at_once(sim: Sim, labels: dict[str, st
         ended = await p.until(IncidentState.ESCALATED, within=60)
         assert str(ended.target) == target
         assert says in ended.message
+
+    sim(test)
+
+
+class Muted:
+    """Stands for the reader of Alertmanager's silences; `tests/local` reads a real one."""
+
+    def __init__(self, until: datetime) -> None:
+        matcher = Matcher(name="namespace", value=SHOP, regex=False, equal=True)
+        self._silence = Silence(
+            id="s", matchers=(matcher,), starts_at=START, ends_at=until, created_by="ann", comment="moving it"
+        )
+        self.now: Callable[[], datetime] = lambda: START
+
+    async def read(self) -> Silences:
+        return Silences(known=(self._silence,), read_at=self.now())
+
+
+def test_what_is_silenced_waits_and_goes_on_when_the_silence_ends(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        await p.policy()
+        reader = Muted(p.clock.now() + timedelta(minutes=3))
+        reader.now = p.clock.now
+        engine = await p.engine(silences=reader)
+        await p.alert(engine)
+        await asyncio.sleep(60)
+        assert "silenced by ann" in (await p.incident()).message
+        assert await p.restarts() == 0
+        await asyncio.sleep(180)
+        assert await p.restarts() == 1
 
     sim(test)
