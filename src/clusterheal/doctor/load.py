@@ -13,6 +13,7 @@ import yaml
 
 from clusterheal.doctor.scene import FieldPath, Object, Platform
 from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal.kube.documents import KubernetesLoader
 from clusterheal.kube.ports import ApiError, Cluster, Resource
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -66,15 +67,8 @@ def _render(place: Path) -> str:
     return done.stdout
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads a bare `=` as a tag of its own; here it is text."""
-
-
-_Loader.add_constructor("tag:yaml.org,2002:value", lambda _loader, node: str(node.value))
-
-
 def _of_text(text: str, source: str, *, lines: bool = True) -> Iterator[Object]:
-    loader = _Loader(text)
+    loader = KubernetesLoader(text)
     try:
         while loader.check_node():
             node = loader.get_node()

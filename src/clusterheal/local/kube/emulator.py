@@ -12,6 +12,7 @@ import yaml
 
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.errors import InvalidInput
+from clusterheal.kube.documents import KubernetesLoader
 from clusterheal.kube.ports import Manifest
 from clusterheal.local.kube.access import ADMIN, AccessControl, User
 from clusterheal.local.kube.adapter import SimulatedCluster
@@ -110,7 +111,7 @@ def read_manifests(directory: Path) -> list[Manifest]:
 
 def _documents(file: Path) -> Iterator[Manifest]:
     try:
-        for document in yaml.safe_load_all(file.read_text()):
+        for document in yaml.load_all(file.read_text(), Loader=KubernetesLoader):
             if isinstance(document, dict) and document.get("kind"):
                 yield document
     except yaml.YAMLError as exc:
