@@ -44,7 +44,7 @@ class ModelPackage:
         """Read a package after checking the size and SHA-256 of every file against the manifest.
 
         Raises:
-            PackageInvalid: a file is missing, too large, altered, or no JSON.
+            PackageInvalid: a file is missing, too large, altered, or no JSON, or there is one that nobody sealed.
             ContractMismatch: `contract.json` is not the contract the package was sealed with.
         """
         manifest = _read_json(path / MANIFEST)
@@ -53,6 +53,10 @@ class ModelPackage:
             raise PackageInvalid(
                 f"{path / MANIFEST}: expected entries for exactly {sorted(FILES)}, got {sorted(listed or [])}"
             )
+        # Hidden entries are those of mounted volumes and downloaders.
+        extra = sorted(f.name for f in path.iterdir() if f.name not in {*FILES, MANIFEST} and f.name[0] != ".")
+        if extra:
+            raise PackageInvalid(f"{path}: {', '.join(extra[:5])} does not belong to the package; remove it")
         for name, entry in listed.items():
             _verify_file(path / name, entry)
         contract = FeatureContract.from_dict(_read_json(path / "contract.json"))

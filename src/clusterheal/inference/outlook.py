@@ -62,6 +62,7 @@ def cumulative(forecast: Forecast, feature: str, value: float | Sequence[float] 
 
 def exceedance(forecast: Forecast, feature: str, threshold: float, *, above: bool = True) -> Float64:
     """Probability of lying above (or below) `threshold`, in the feature's unit, at each step; `(horizon_steps,)`."""
+    _require_number("threshold", threshold)
     below = cumulative(forecast, feature, threshold)
     return 1.0 - below if above else below
 
@@ -84,13 +85,22 @@ def time_to_exhaustion(
     *,
     above: bool = True,
     furthest: timedelta = timedelta(days=7),
+    observed: float | None = None,
 ) -> Exhaustion:
     """When `feature` reaches `limit`: from below (`above`, disk used) or from above (certificate days left).
 
     Within the horizon from the quantile paths; beyond it along the straight line through each path's second half, up
-    to `furthest`.
+    to `furthest`. `observed`: the value at the origin; when it is at the limit already, all times are zero, whatever
+    the forecast says about coming back.
+
+    Raises:
+        InvalidInput: the forecast has no such feature, or the limit is no number.
     """
     paths = _paths(forecast, feature)
+    _require_number("limit", limit)
+    if observed is not None and np.isfinite(observed) and (observed >= limit if above else observed <= limit):
+        zero = timedelta(0)
+        return Exhaustion(earliest=zero, median=zero, latest=zero, extrapolated=False)
     sign = 1.0 if above else -1.0
     ordered = paths if above else paths[:, ::-1]
     middle = int(np.argmin(np.abs(np.asarray(forecast.levels) - 0.5)))
@@ -162,6 +172,11 @@ def _paths(forecast: Forecast, feature: str) -> Float64:
     if feature not in forecast.feature_names:
         raise InvalidInput(f"no forecast of {feature!r}; expected one of {', '.join(forecast.feature_names)}")
     return forecast.quantiles[:, forecast.feature_names.index(feature), :].astype(np.float64)
+
+
+def _require_number(name: str, value: float) -> None:
+    if not np.isfinite(value):
+        raise InvalidInput(f"{name}: expected a number in the feature's unit, got {value}")
 
 
 def _row_at(paths: Float64, position: float) -> Float64:

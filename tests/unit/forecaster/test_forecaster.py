@@ -214,3 +214,33 @@ def test_too_short_a_history_is_refused_with_the_numbers() -> None:
     split = TimeSplit.by_fraction(panel.timestamps, train=0.5, calibration=0.2)
     with pytest.raises(DataQualityError, match="expected at least 24 and 12"):
         fit(panel, split, SMALL)
+
+
+def test_the_forecast_is_no_shifted_copy_of_the_newest_samples(fitted: Fitted) -> None:
+    """A model trained without a time shift repeats its input; this one has to be far nearer to what came."""
+    window = fitted.panel.contract.window
+    origins = range(780, 880, 10)
+    answer = np.stack([fitted.forecaster.predict(model_inputs(fitted.panel, origin=o))[0, :, 0, 4] for o in origins])
+    came = np.stack([fitted.panel.values[0, o + 1 : o + 1 + window.horizon_steps, 0] for o in origins])
+    seen = np.stack([fitted.panel.values[0, o + 1 - window.horizon_steps : o + 1, 0] for o in origins])
+    assert np.abs(answer - came).mean() < 0.5 * np.abs(answer - seen).mean()
+    assert np.corrcoef(answer.ravel(), came.ravel())[0, 1] > 0.9
+
+
+def test_an_entity_that_training_never_saw_is_forecast_nearly_as_well(fitted: Fitted) -> None:
+    def error(values: np.ndarray) -> float:
+        panel = panel_of(values)
+        answer = np.concatenate(
+            [fitted.forecaster.predict(model_inputs(panel, origin=o))[:-1, :, 0, 4] for o in (700, 800)]
+        )
+        came = np.concatenate([panel.values[:-1, o + 1 : o + 13, 0] for o in (700, 800)])
+        return float((np.abs(answer - came) / came.std(1, keepdims=True)).mean())
+
+    assert error(planted(seed=77)) < 1.3 * error(planted(seed=0))
+
+
+def test_nothing_in_a_package_is_a_pickle(fitted: Fitted, tmp_path: Path) -> None:
+    fitted.forecaster.export(tmp_path)
+    for file in tmp_path.iterdir():
+        assert file.suffix in {".json", ".onnx", ".md"}
+        assert not file.read_bytes().startswith(b"\x80")

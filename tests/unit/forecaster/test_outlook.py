@@ -116,3 +116,25 @@ def test_without_a_forecast_nothing_is_invented() -> None:
     assert effect(f, "disk", [ORIGIN + timedelta(minutes=1)], [3.0]) is None
     with pytest.raises(InvalidInput, match="no forecast of 'memory'"):
         crossing_probability(f, "memory", 1.0)
+
+
+def test_what_is_past_its_limit_already_is_exhausted_now_though_it_may_come_back() -> None:
+    f = forecast(np.linspace(95.0, 40.0, 60))
+    now = time_to_exhaustion(f, "disk", 90.0, observed=96.0)
+    assert (now.earliest, now.median, now.latest, now.extrapolated) == (timedelta(0),) * 3 + (False,)
+    falling = time_to_exhaustion(f, "disk", 90.0, above=False, observed=89.0)
+    assert falling.median == timedelta(0)
+    assert time_to_exhaustion(f, "disk", 90.0, observed=float("nan")).median == timedelta(minutes=1)
+    assert crossing_probability(forecast(np.full(5, 100.0)), "disk", 50.0) > 0.99
+
+
+def test_steps_without_a_forecast_are_left_out_of_the_chance_but_stop_the_extrapolation() -> None:
+    paths = np.full(10, 50.0)
+    paths[3] = np.nan
+    f = forecast(paths)
+    assert crossing_probability(f, "disk", 40.0) > 0.9
+    assert time_to_exhaustion(f, "disk", 40.0).median is None
+    with pytest.raises(InvalidInput, match="threshold: expected a number"):
+        crossing_probability(f, "disk", float("nan"))
+    with pytest.raises(InvalidInput, match="limit: expected a number"):
+        time_to_exhaustion(f, "disk", float("inf"))

@@ -137,6 +137,17 @@ def test_a_link_out_of_the_package_is_refused(detector: ModelPackage, tmp_path: 
         ModelPackage.load(path)
 
 
+@pytest.mark.parametrize("name", ["weights.bin", "hook.py", "v000010"])
+def test_what_nobody_sealed_is_refused_by_name(detector: ModelPackage, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "package"
+    shutil.copytree(detector.path, path)
+    (path / ".cache").mkdir()
+    ModelPackage.load(path)
+    (path / name).mkdir() if name == "v000010" else (path / name).write_text("x")
+    with pytest.raises(PackageInvalid, match=f"{name} does not belong to the package"):
+        ModelPackage.load(path)
+
+
 def test_a_contract_changed_after_sealing_is_refused(detector: ModelPackage, tmp_path: Path) -> None:
     path = tmp_path / "package"
     shutil.copytree(detector.path, path)
