@@ -1,4 +1,4 @@
-"""The pipelines under kfp.local against real parts: what they leave in the registry and in service."""
+"""The five pipelines under kfp.local against real parts: what they leave in the registry and in service."""
 
 from __future__ import annotations
 
@@ -55,10 +55,17 @@ def test_a_registered_version_says_where_it_came_from(platform: Platform, traine
     assert current.contract_sha256 == dataset["contract_sha256"]
     assert current.properties["dataset_sha256"] == dataset["sha256"]
     assert current.properties["gate_verdict"] == "passed"
+    assert current.properties["git_commit"] == "abc123"
+    assert current.properties["image"] == "clusterheal-pipeline"
+    assert 0 < float(current.properties["calibration.coverage80_after"]) <= 1
     assert current.lineage is not None
     evaluation = json.loads(Path(trained.step("Evaluate forecaster").artifacts["evaluation"]["path"]).read_text())
     assert current.properties["metric.score"] == evaluation["candidate"]["score"]
     assert ModelPackage.load(current.path).sha256 == current.package_sha256
+    plots = Path(trained.step("Evaluate forecaster").artifacts["plots"]["path"]).read_text()
+    assert plots.count("<svg") >= 3
+    curve = trained.step("Evaluate detector").artifacts["roc"]["metadata"]["confidenceMetrics"]
+    assert len(curve) > 10
 
 
 def test_the_last_step_reports_where_the_models_of_the_run_stand(platform: Platform, trained: PipelineRun) -> None:
@@ -85,13 +92,14 @@ def test_a_model_that_the_gate_rejects_is_registered_as_such_and_stays_out_of_se
 ) -> None:
     assert trained.status == "succeeded", trained.error
     before = platform.registry.current(FORECASTER)
-    bad = run(platform, packages, "train", days=DAYS - 0.5, device="cpu", seed=8, max_seconds=0.01)
+    options = {"device": "cpu", "seed": 8, "max_seconds": 0.01}
+    bad = run(platform, packages, "retrain", days=DAYS - 0.5, when="always", **options)
     assert bad.status == "succeeded", bad.error
     assert bad.step("Gate forecaster").parameters["Output"] == "rejected"
     version = platform.registry.get(FORECASTER, bad.step("Register forecaster").parameters["Output"])
     assert version.state is State.REJECTED
     assert "does not beat" in str(version.properties["gate_reasons"])
-    assert not bad.ran("Roll out forecaster")
+    assert not bad.ran("Stage forecaster")
     assert platform.registry.current(FORECASTER) == before
     assert f"{FORECASTER} {version.version} rejected, gate rejected" in bad.step("Report outcome").parameters["Output"]
     refused = run(platform, packages, "release", name=FORECASTER, version=version.version)
@@ -177,11 +185,11 @@ def test_a_backfill_covers_the_whole_history_and_can_be_repeated(
 
     env = {**platform.env, "CLUSTERHEAL_DATASET__PATH": str(tmp_path / "dataset")}
     for _ in range(2):
-        done = run_pipeline(packages / "backfill.yaml", {"days": 3, "shards": 2}, out=tmp_path / "runs", env=env)
+        done = run_pipeline(packages / "backfill.yaml", {"days": 2, "shards": 2}, out=tmp_path / "runs", env=env)
         assert done.status == "succeeded", done.error
         assert len([s for s in done.steps if s.title == "Collect shard"]) == 2
     panel = Dataset.open(tmp_path / "dataset").panel()
     # the repeat ends now, too, which may be a step or two later
-    assert 3 * 288 <= len(panel.timestamps) <= 3 * 288 + 2
+    assert 2 * 288 <= len(panel.timestamps) <= 2 * 288 + 2
     known = np.isfinite(panel.values).any(axis=2)
-    assert known.mean() > 0.98  # entities of every shard, over all three days
+    assert known.mean() > 0.98  # entities of every shard, over both days

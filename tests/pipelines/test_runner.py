@@ -112,10 +112,10 @@ def test_an_interruption_ends_every_process_of_the_run(package: Path, tmp_path: 
 
 
 def test_a_run_that_takes_too_long_is_ended_and_says_so(package: Path, tmp_path: Path) -> None:
-    run = run_pipeline(package, {"word": "x", "how": "sleep"}, out=tmp_path, timeout=timedelta(seconds=25))
+    run = run_pipeline(package, {"word": "x", "how": "sleep"}, out=tmp_path, timeout=timedelta(seconds=15))
     assert run.status == "failed"
     assert run.error is not None
-    assert "25 s" in run.error
+    assert "15 s" in run.error
     assert _descendants_running(tmp_path) == []
 
 
