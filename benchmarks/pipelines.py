@@ -96,11 +96,11 @@ def from_data_to_service(train_seconds: float) -> Whole:
     """Days that nobody has collected yet, until both models trained on them are in service."""
     from clusterheal_pipelines.compiling import compile_pipeline
 
-    from clusterheal.local.runner_platform import runner_platform
+    from clusterheal.local.runner_platform import generate_history, runner_platform
 
     step_seconds = round(STEP.total_seconds())
     with tempfile.TemporaryDirectory() as scratch:
-        generate_history(Path(scratch, "prometheus"), step_seconds)
+        generate_history(Path(scratch), days=DAYS, step_seconds=step_seconds)
         package = compile_pipeline("train", Path(scratch, "train.yaml"))
         with runner_platform(Path(scratch), step_seconds=step_seconds) as platform:
             arguments = {"days": DAYS - 0.5, "device": "cpu", "max_seconds": train_seconds}
@@ -118,19 +118,6 @@ def from_data_to_service(train_seconds: float) -> Whole:
         steps={step.title: step.seconds for step in run.steps},
         serving={name: version.version for name, version in serving.items() if version is not None},
     )
-
-
-def generate_history(folder: Path, step_seconds: int) -> None:
-    """Ten days of a small generated cluster, as TSDB blocks that end now."""
-    from clusterheal.local.prometheus_backfill import BackfillConfig, backfill
-    from clusterheal.local.world import default_cluster
-
-    pods = {
-        w.key: [(f"{w.name}-{i}", f"worker-{i % 3}") for i in range(w.replicas)] for w in default_cluster().workloads
-    }
-    end = int(time.time()) // step_seconds * step_seconds
-    start = end - DAYS * 86_400
-    backfill(BackfillConfig(folder=str(folder), start=start, end=end, step_seconds=step_seconds, pods=pods))
 
 
 def show_whole(whole: Whole) -> None:

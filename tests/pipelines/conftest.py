@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clusterheal.local.runner_platform import RunnerPlatform as Platform
-from clusterheal.local.runner_platform import runner_platform
+from clusterheal.local.runner_platform import generate_history, newest_step, runner_platform
 
 STEP_SECONDS = 300
 DAYS = 10
@@ -25,13 +24,13 @@ def recorded_telemetry() -> Path:
 @pytest.fixture(scope="module", params=["recorded" if recorded_telemetry().is_dir() else "generated"])
 def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
-    source = record(folder) if request.param == "recorded" else generate(folder)
+    source = {}
+    if request.param == "recorded":
+        source = record(folder)
+    else:
+        generate_history(folder, days=DAYS, step_seconds=STEP_SECONDS)
     with runner_platform(folder, step_seconds=STEP_SECONDS) as started:
         yield replace(started, env={**started.env, **source, "CLUSTERHEAL_BUILD__GIT_COMMIT": "abc123"})
-
-
-def _end() -> int:
-    return int(time.time()) // STEP_SECONDS * STEP_SECONDS
 
 
 def record(folder: Path) -> dict[str, str]:
@@ -52,22 +51,8 @@ def record(folder: Path) -> dict[str, str]:
         pq.write_table(quiet.drop_columns(["split", "label"]), slices / f"{name}.parquet")
     replay = open_replay(slices)
     assert replay.step_seconds == STEP_SECONDS
-    end, text = _end(), folder / "history.om"
+    end, text = newest_step(STEP_SECONDS), folder / "history.om"
     write_openmetrics(replay.history(end), [text], start=end - DAYS * 86_400, end=end)
     create_blocks([text], folder / "prometheus" / "data")
     catalogue = write_recorded_catalogue(replay.metrics, folder / "catalogue.yaml")
     return {"CLUSTERHEAL_DATASET__CATALOGUE": str(catalogue)}
-
-
-def generate(folder: Path) -> dict[str, str]:
-    """Some days of a small cluster's generated history, where there is no recorded telemetry."""
-    from clusterheal.local.prometheus_backfill import BackfillConfig, backfill
-    from clusterheal.local.world import default_cluster
-
-    pods = {
-        w.key: [(f"{w.name}-{i}", f"worker-{i % 3}") for i in range(w.replicas)] for w in default_cluster().workloads
-    }
-    end, target = _end(), str(folder / "prometheus")
-    start = end - DAYS * 86_400
-    backfill(BackfillConfig(folder=target, start=start, end=end, step_seconds=STEP_SECONDS, pods=pods))
-    return {}

@@ -298,3 +298,31 @@ def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
 def test_without_an_address_nothing_is_tried() -> None:
     with pytest.raises(InvalidInput, match=r"pipelines\.url"):
         Backend(PipelineSettings())
+
+
+@pytest.mark.parametrize(
+    ("model", "read"),
+    [
+        ("V2beta1ListPipelinesResponse", {"pipelines", "next_page_token"}),
+        ("V2beta1ListPipelineVersionsResponse", {"pipeline_versions", "next_page_token"}),
+        ("V2beta1ListRunsResponse", {"runs", "next_page_token"}),
+        ("V2beta1ListRecurringRunsResponse", {"recurringRuns", "next_page_token"}),
+        ("V2beta1Pipeline", {"pipeline_id", "display_name"}),
+        ("V2beta1PipelineVersion", {"pipeline_version_id", "pipeline_id", "display_name"}),
+        ("V2beta1Run", {"run_id", "recurring_run_id", "state", "created_at", "display_name", "error"}),
+        ("V2beta1RecurringRun", {"recurring_run_id", "display_name", "description", "mode", "status"}),
+    ],
+)
+def test_answers_are_read_by_the_names_that_the_api_gives_them(model: str, read: set[str]) -> None:
+    import kfp_server_api as api
+
+    assert read <= set(getattr(api, model).attribute_map.values())
+
+
+def test_the_states_of_a_run_under_way_are_the_apis() -> None:
+    import kfp_server_api as api
+    from clusterheal_pipelines.backend import RUNNING
+
+    known = set(api.V2beta1RuntimeState.allowable_values)
+    assert known >= RUNNING
+    assert known - RUNNING == {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}

@@ -36,6 +36,24 @@ class RunnerPlatform:
     out: Path
 
 
+def generate_history(folder: Path, *, days: int, step_seconds: int) -> None:
+    """Days of a small generated cluster in `folder/prometheus/data`, up to now."""
+    from clusterheal.local.prometheus_backfill import BackfillConfig, backfill
+    from clusterheal.local.world import default_cluster
+
+    pods = {
+        w.key: [(f"{w.name}-{i}", f"worker-{i % 3}") for i in range(w.replicas)] for w in default_cluster().workloads
+    }
+    end, target = newest_step(step_seconds), str(folder / "prometheus")
+    start = end - days * 86_400
+    backfill(BackfillConfig(folder=target, start=start, end=end, step_seconds=step_seconds, pods=pods))
+
+
+def newest_step(step_seconds: int) -> int:
+    """The last boundary of a step at or before now, seconds since the epoch."""
+    return int(time.time()) // step_seconds * step_seconds
+
+
 @contextmanager
 def runner_platform(folder: Path, *, step_seconds: int) -> Iterator[RunnerPlatform]:
     """Start everything over the history that lies in `folder/prometheus/data`, and end it on leaving.
@@ -150,4 +168,4 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-__all__ = ["RunnerPlatform", "runner_platform"]
+__all__ = ["RunnerPlatform", "generate_history", "newest_step", "runner_platform"]
