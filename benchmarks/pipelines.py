@@ -63,8 +63,8 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help="fewer entities, trainings of a few seconds")
-    parser.add_argument("--train-seconds", type=float, help="bound of each training; default: 60, quick: 8")
+    parser.add_argument("--quick", action="store_true", help="fewer entities, shorter trainings")
+    parser.add_argument("--train-seconds", type=float, help="bound of each training; default: 60, quick: 20")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, addresses(Path(scratch)):
         panel = make_panel(entities=4 if args.quick else 16, days=8)
@@ -74,7 +74,7 @@ def main() -> None:
             Row(step=title, runner=run.step(title).seconds, bare=s) for title, s in bare(panel, Path(scratch)).items()
         ]
     show(rows, total)
-    whole = from_data_to_service(args.train_seconds or (8.0 if args.quick else 60.0))
+    whole = from_data_to_service(args.train_seconds or (20.0 if args.quick else 60.0))
     show_whole(whole)
     if args.json:
         figures = [asdict(row) | {"overhead": row.overhead} for row in rows]
