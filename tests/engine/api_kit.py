@@ -83,7 +83,9 @@ class Api:
 def notification(engine: Engine, **labels: str) -> Manifest:
     named = {"alertname": "MemoryLeakPredicted", "namespace": SHOP, "workload": "cart", "severity": "warning", **labels}
     started = format_time(engine.parts.clock.now())
-    return {"version": "4", "status": "firing", "alerts": [{"status": "firing", "labels": named, "startsAt": started}]}
+    notes = {"summary": "memory rises towards its limit"}
+    alert = {"status": "firing", "labels": named, "annotations": notes, "startsAt": started}
+    return {"version": "4", "status": "firing", "alerts": [alert]}
 
 
 @contextlib.asynccontextmanager
