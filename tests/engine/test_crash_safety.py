@@ -173,3 +173,49 @@ def test_the_simulation_notices_a_budget_that_is_exceeded(monkeypatch: pytest.Mo
     monkeypatch.setattr("clusterheal.engine.world.World.holding", property(blind))
     broken = [str(run_seed(seed).broken) for seed in range(6)]
     assert any("budget" in text or "both hold" in text for text in broken)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.4, 1.0, 2.5, 6.0, 15.0], ids=lambda s: f"{s}s")
+def test_two_of_three_replicas_die_one_after_the_other(sim: Sim, after: float) -> None:
+    """The leader dies `after` seconds into the incident and its successor as long into its own reign."""
+
+    async def test(p: Platform) -> None:
+        await p.policy()
+        patient = replace(CONFIG, verify_timeout=timedelta(minutes=10))
+        alive = [await p.engine(name, config=patient) for name in ("one", "two", "three")]
+        assert [e.elector.leading for e in alive] == [True, False, False]
+        began = await p.alert(alive[1])
+        for _ in range(2):
+            leader = next(e for e in alive if e.elector.leading)
+            await asyncio.sleep(after)
+            await p.crash(leader)
+            alive.remove(leader)
+            while not any(e.elector.leading for e in alive):
+                await asyncio.sleep(0.25)
+        await asyncio.sleep(90)
+        await p.alert(alive[0], "resolved", started=began)
+        ended = await p.until(IncidentState.RESOLVED, IncidentState.SELF_HEALED)
+        assert ended.state is IncidentState.RESOLVED, ended.message
+        assert await p.restarts() == 1
+
+    sim(test)
+
+
+def test_a_clock_that_jumps_neither_repeats_nor_ends_an_action(sim: Sim) -> None:
+    """A wall clock set wrong by an hour, either way: the lease and the action go by what passes, not by what it says."""
+
+    async def test(p: Platform) -> None:
+        await p.policy()
+        engine = await p.engine(config=replace(CONFIG, verify_timeout=timedelta(hours=3)))
+        began = await p.alert(engine)
+        await p.until(IncidentState.VERIFYING)
+        for jump in (timedelta(hours=1), timedelta(hours=-1), timedelta(0)):
+            p.clock._skew = jump
+            await asyncio.sleep(30)
+            assert engine.elector.leading
+            assert await p.restarts() == 1
+        await p.alert(engine, "resolved", started=began)
+        await p.until(IncidentState.RESOLVED)
+        assert await p.restarts() == 1
+
+    sim(test)
