@@ -24,6 +24,9 @@ from clusterheal.errors import PackageInvalid
 
 OPSET = 18
 TOLERANCE = 1e-4
+FLOOR = 1e-2
+"""An element far below the largest has what rounding leaves of the sums that it came from: 1e-3 times the tolerance would be
+less than one unit of float32's precision (1.2e-7) of the largest, and refuse graphs that differ in the order of a sum."""
 
 
 def export_onnx(
@@ -98,7 +101,7 @@ def check_parity(
 
     Returns what onnxruntime answered to `example`.
 
-    A difference counts relative to its element (no less than 1e-3 of the largest), and NaN must stand where NaN stands.
+    A difference counts relative to its element (no less than `FLOOR` of the largest), and NaN must stand where NaN stands.
 
     Raises:
         PackageInvalid: an output differs by more than `tolerance`, naming it and the difference.
@@ -132,14 +135,14 @@ def _require_equal(
 
 
 def relative_difference(want: Array, have: Array) -> float:
-    """Largest difference relative to each element (no less than 1e-3 of the largest); inf where NaN differ."""
+    """Largest difference relative to each element (no less than `FLOOR` of the largest); inf where NaN differ."""
     if want.shape != have.shape or not np.array_equal(np.isfinite(want), np.isfinite(have)):
         return float("inf")
     finite = np.isfinite(want)
     if not finite.any():
         return 0.0
     a, b = want[finite], have[finite]
-    floor = max(1e-3 * float(np.abs(a).max()), 1e-12)
+    floor = max(FLOOR * float(np.abs(a).max()), 1e-12)
     return float((np.abs(a - b) / np.maximum(np.abs(a), floor)).max())
 
 
