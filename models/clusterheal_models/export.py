@@ -25,8 +25,8 @@ from clusterheal.errors import PackageInvalid
 OPSET = 18
 TOLERANCE = 1e-4
 FLOOR = 1e-2
-"""An element far below the largest has what rounding leaves of the sums that it came from: 1e-3 times the tolerance would be
-less than one unit of float32's precision (1.2e-7) of the largest, and refuse graphs that differ in the order of a sum."""
+"""An element far below the largest has what rounding leaves of the sums that it came from. 1e-3 times the tolerance
+would be less than float32's precision (1.2e-7) of the largest, and refuse graphs that differ in a sum's order."""
 
 
 def export_onnx(
@@ -101,7 +101,7 @@ def check_parity(
 
     Returns what onnxruntime answered to `example`.
 
-    A difference counts relative to its element (no less than `FLOOR` of the largest), and NaN must stand where NaN stands.
+    A difference counts relative to its element (no less than `FLOOR` of the largest), and NaN must be where NaN is.
 
     Raises:
         PackageInvalid: an output differs by more than `tolerance`, naming it and the difference.
