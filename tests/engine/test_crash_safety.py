@@ -202,7 +202,7 @@ def test_two_of_three_replicas_die_one_after_the_other(sim: Sim, after: float) -
 
 
 def test_a_clock_that_jumps_neither_repeats_nor_ends_an_action(sim: Sim) -> None:
-    """A wall clock set wrong by an hour, either way: the lease and the action go by what passes, not by what it says."""
+    """Wrong by an hour, either way: the lease and the action go by what passes, not by what the clock says."""
 
     async def test(p: Platform) -> None:
         await p.policy()
