@@ -27,7 +27,6 @@ FEW_SAMPLES = 16
 CLIP = 20.0
 CLIP_SOFT = 8.0
 HUGE = 3e38
-SEASON_SHARE = 0.9  # the rest is drawn to the anchor: a season is never exactly as the one before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +117,10 @@ class ForecastNet(nn.Module):
         n_inputs = window.recent_steps + n_lags * window.seasonal_steps + config.embedding
         n_inputs += MASK_BLOCKS + n_lags + 2 + (6 if weekly else 4) + 1
         self.members = nn.ModuleList(Member(m, n_inputs, window.horizon_steps, config.dropout) for m in config.members)
-        for member in self.members:
+        for member, about in zip(self.members, config.members, strict=True):
             assert isinstance(member, Member)
-            start_from_seasons(member.linear, window)
+            if about.season_share:
+                start_from_seasons(member.linear, window, about.season_share)
 
     def forward(self, recent: Tensor, seasonal: Tensor, timestamp: Tensor) -> tuple[Tensor, Tensor]:
         """The served graph. `recent` `(B, R, F)`, `seasonal` `(B, L, S, F)`, `timestamp` `(B,)` in nanoseconds.
@@ -224,15 +224,15 @@ class ForecastNet(nn.Module):
 
 
 @torch.no_grad()
-def start_from_seasons(linear: nn.Linear, window: WindowSpec) -> None:
-    """Let the linear map begin at the mean of the same time in earlier seasons, the later ones counting more.
+def start_from_seasons(linear: nn.Linear, window: WindowSpec, whole: float) -> None:
+    """Let the linear map begin at `whole` of the mean of the same time in earlier seasons, the later counting more.
 
     From zero, a few hundred steps do not find what the seasonal naive forecast knows for a class of few series.
     """
     lags = len(window.season_lags)
     step = torch.arange(min(window.horizon_steps, window.seasonal_steps - window.seasonal_before))
     for lag in range(lags):
-        share = SEASON_SHARE * 0.5 ** min(lag + 1, max(lags - 1, 0))
+        share = whole * 0.5 ** min(lag + 1, max(lags - 1, 0))
         block = window.recent_steps + lag * window.seasonal_steps
         linear.weight[step, block + window.seasonal_before + step] = share
 
