@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,24 @@ def register_package(
         **{f"metric.{name}": value for name, value in figures(judged["candidate"]).items()},
         **{f"calibration.{name}": value for name, value in scalars(package.calibration).items()},
     }
-    version = Registry(settings.registry).register(
-        package,
-        properties=properties,
-        lineage=Lineage(run_id=run_id, run_name=run_name),
-        state=State.CANDIDATE if verdict == PASSED else State.REJECTED,
-    )
+    with tempfile.TemporaryDirectory() as aside:
+        version = Registry(settings.registry).register(
+            with_results(package, judged["candidate"], Path(aside) / package.name),
+            properties=properties,
+            lineage=Lineage(run_id=run_id, run_name=run_name),
+            state=State.CANDIDATE if verdict == PASSED else State.REJECTED,
+        )
     return version.version
+
+
+def with_results(package: ModelPackage, evaluation: Mapping[str, Any], copy: Path) -> ModelPackage:
+    """A copy of the package, the step's input being read-only, whose metrics and card tell the evaluation."""
+    from clusterheal_models.cards import attach_evaluation
+
+    shutil.copytree(package.path, copy)
+    for path in (copy, *copy.iterdir()):
+        path.chmod(path.stat().st_mode | 0o200)
+    return attach_evaluation(ModelPackage.load(copy), evaluation)
 
 
 def built_by(build: BuildSettings) -> dict[str, str]:

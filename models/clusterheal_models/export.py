@@ -168,16 +168,5 @@ def write_package(
     return seal_package(directory, name=name, contract=contract)
 
 
-def attach_evaluation(package: ModelPackage, evaluation: Mapping[str, Any], *, card: str | None = None) -> ModelPackage:
-    """Put held-out figures into `metrics.json` (key `evaluation`) and seal again; the graph is not touched.
-
-    Only for a package that has not been registered yet: registered packages are immutable.
-    """
-    _write_json(package.path / "metrics.json", {**package.metrics, "evaluation": dict(evaluation)})
-    if card is not None:
-        (package.path / "MODEL_CARD.md").write_text(card)
-    return seal_package(package.path, name=package.name, contract=package.contract)
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

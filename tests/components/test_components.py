@@ -23,6 +23,7 @@ from clusterheal_components.snapshot import freeze, thaw
 from clusterheal_components.stage import stage
 from clusterheal_components.train_detector import train_detector
 from clusterheal_components.train_forecaster import train_forecaster
+from clusterheal_models.cards import NOT_EVALUATED
 
 from clusterheal.contracts import DETECTOR, FORECASTER, FeatureContract, FeaturePanel, ModelPackage
 from clusterheal.errors import ContractMismatch, InvalidInput, PermanentError
@@ -250,7 +251,12 @@ def registered(
     artifact: Make, frozen: Path, package: ModelPackage, *, verdict: str = "passed", run_id: str = "r1"
 ) -> str:
     evaluation = artifact("Artifact")
-    candidate = {"score": 0.5, "peers": {"persistence": 0.7, "broken": math.nan}, "figures": {"mase": 0.9}}
+    peers = {"persistence": 0.7, "broken": math.nan}
+    candidate = {
+        "primary": "missed", "score": 0.5, "peers": peers, "figures": {"mase": 0.9}, "blocks": {"model": [0.5] * 6},
+        "by_kind": {"node": {"model": 0.4, "persistence": 0.8}},
+        "window": {"start_ns": 0, "end_ns": 86_400_000_000_000},
+    }  # fmt: skip
     Path(evaluation.path).write_text(json.dumps({"candidate": candidate, "incumbent_version": None}))
     return str(
         call(
@@ -288,6 +294,20 @@ def test_register_keeps_verdict_figures_dataset_and_lineage(
     }
     assert {key: version.properties.get(key) for key in expected} == expected
     assert "metric.peers.broken" not in version.properties
+
+
+def test_what_is_registered_tells_its_results_on_its_card(
+    registry: Registry, frozen: Path, forecaster: ModelPackage, artifact: Make, tmp_path: Path
+) -> None:
+    kept = registry.fetch(registry.get(FORECASTER, registered(artifact, frozen, forecaster)), tmp_path / "kept")
+    card = (kept.path / "MODEL_CARD.md").read_text()
+    assert NOT_EVALUATED not in card
+    assert "`missed`, lower is better, on held-out time from 1970-01-01 00:00 UTC to 1970-01-02 00:00 UTC" in card
+    assert "| all | 0.500 | 0.700 | - |\n| node | 0.400 | 0.800 | - |" in card
+    assert kept.metrics["evaluation"]["peers"] == {"persistence": 0.7, "broken": None}
+    assert "blocks" not in kept.metrics["evaluation"]
+    assert NOT_EVALUATED in (forecaster.path / "MODEL_CARD.md").read_text(), "the step's input stays as it was"
+    assert ModelPackage.load(forecaster.path).sha256 == forecaster.sha256
 
 
 def test_register_keeps_the_calibrations_own_figures(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from string import Template
 from typing import Any
 
-from clusterheal.contracts import FeatureContract
+from clusterheal.contracts import FeatureContract, ModelPackage, seal_package
+
+NOT_EVALUATED = "Not evaluated on held-out time yet."
+EVALUATION = ("primary", "score", "peers", "by_kind", "figures", "window")
+"""What of an evaluation goes into the package: its figures, not the blocks that the gate's intervals come from."""
 
 
 def render_card(name: str, contract: FeatureContract, metrics: Mapping[str, Any]) -> str:
     """The card of the model `name`; `metrics` is the content of the package's `metrics.json`.
 
-    Results appear once an `evaluation` has been attached to the metrics.
+    Results take the place of `NOT_EVALUATED` when an evaluation is attached to the package.
     """
     template = Template((resources.files(__package__) / f"{name}.md").read_text())
     data, training, window = metrics["data"], metrics["training"], contract.window
@@ -36,14 +42,33 @@ def render_card(name: str, contract: FeatureContract, metrics: Mapping[str, Any]
         seed=training["config"]["seed"],
         opset=metrics["opset"],
         contract_sha256=contract.sha256,
-        results=results_table(metrics.get("evaluation")),
+        results=NOT_EVALUATED,
     )
 
 
-def results_table(evaluation: Mapping[str, Any] | None) -> str:
+def attach_evaluation(package: ModelPackage, evaluation: Mapping[str, Any]) -> ModelPackage:
+    """Put held-out figures into `metrics.json` (key `evaluation`) and the card, and seal again; the graph stays.
+
+    Only for a package that has not been registered yet: registered packages are immutable.
+    """
+    kept = {key: _finite(evaluation[key]) for key in EVALUATION if key in evaluation}
+    metrics = {**package.metrics, "evaluation": kept}
+    text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False)
+    (package.path / "metrics.json").write_text(text + "\n")
+    card = package.path / "MODEL_CARD.md"
+    card.write_text(card.read_text().replace(NOT_EVALUATED, results_table(kept)))
+    return seal_package(package.path, name=package.name, contract=package.contract)
+
+
+def _finite(value: Any) -> Any:
+    """The same with `None` for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def results_table(evaluation: Mapping[str, Any]) -> str:
     """Model and peers per entity kind as a Markdown table."""
-    if not evaluation:
-        return "Not evaluated on held-out time yet."
     primary = evaluation["primary"]
     names = ["model", *evaluation["peers"]]
     lines = [

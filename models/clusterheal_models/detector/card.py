@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clusterheal.contracts import FeaturePanel, TimeSplit
+from clusterheal_models.cards import NOT_EVALUATED
 
 _TEMPLATE = """# anomaly-detector
 
@@ -28,8 +29,8 @@ more of the known time, so that a few bad days do not count; what is rare for an
 cent of them. The multiple that makes an alarm was found on recorded telemetry and is the same for all entities. On the
 calibration slice {rate:.3f} steps per entity and day alarmed ({days:.1f} entity-days).
 
-**Results.** On recorded telemetry with labels, beside its peers: `docs/models/anomaly-benchmark.md`. On held-out time
-of this cluster, by kind of entity, beside naive peers: the evaluation that the gate decided on.
+**Results.** On recorded telemetry with labels, beside its peers: `docs/models/anomaly-benchmark.md`. On this data:
+{results}
 
 **Confidence.** Bayes' rule with a prior of {prior:g} real events per window, the tail probability for false
 ones and, for real ones, the share of injected faults that reach the score: {found}.
@@ -46,6 +47,7 @@ def model_card(
     """Markdown; every figure comes from the fitted package."""
     found = ", ".join(f"{share:.2f} at {score}" for score, share in enumerate(calibration["found_share_at_score"]))
     return _TEMPLATE.format(
+        results=NOT_EVALUATED,
         ratio=calibration["alarm_ratio"],
         threshold=calibration["alarm_score"],
         budget=calibration["false_alarms_per_entity_day"],
