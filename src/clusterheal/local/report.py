@@ -98,17 +98,18 @@ def _incident(record: RunRecord) -> str:
         f"{'allows' if g.get('allowed') else 'stops'}</td><td>{_text(g.get('reason'))}</td></tr>"
         for g in status.get("guards", [])
     )
-    others = "".join(
-        f"<li>{_text(_name_of(other))}: {_text((other.get('status') or {}).get('state'))}, "
-        f"{_text((other.get('status') or {}).get('message'))}</li>"
-        for other in record.others
-    )
+    others = "".join(f"<li>{_text(_name_of(other))}: {_text(_state_of(other))}</li>" for other in record.others)
     also = f"<h3>Other incidents meanwhile</h3><ul>{others}</ul>" if others else ""
     return (
         f"<h2>Incident: {_text(_name_of(record.incident))}</h2><table>{body}</table>"
         f"<details><summary>Guards</summary><table><tr><th>Guard</th><th>Says</th><th>Why</th></tr>{guards}</table>"
         f"</details>{also}"
     )
+
+
+def _state_of(incident: Mapping[str, Any]) -> str:
+    status = incident.get("status") or {}
+    return ", ".join(str(status[key]) for key in ("state", "message") if status.get(key))
 
 
 def _name_of(incident: Mapping[str, Any]) -> str:
