@@ -97,6 +97,7 @@ BEFORE_ACTING = (
 DROPPED = ("managedFields",)
 WATCH_SECONDS = 60.0  # a watch that says nothing this long is renewed, so a dropped one is noticed
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
+REFUSED_AGAIN = timedelta(seconds=30)  # rights and definitions applied along with the engine come late
 
 
 def _version(obj: Manifest | PodView) -> str:
@@ -204,13 +205,18 @@ class Cache:
                 version = await self._list(wanted)
                 backoff = FIRST_BACKOFF
                 if version is None:
-                    await self._clock.sleep(self._resync.total_seconds())
+                    await self._clock.sleep(self._again(wanted).total_seconds())
                 else:
                     await self._watch(wanted, version)
             except ClusterhealError as exc:
                 log.info("watch ended", extra={"resource": wanted.resource.plural, "error": str(exc)})
                 await self._clock.sleep(backoff * (0.5 + self._rng.random()))
                 backoff = min(backoff * 2, MAX_BACKOFF)
+
+    def _again(self, wanted: Wanted) -> timedelta:
+        """When to ask again for what was refused: soon where that holds the engine up, rarely for an absent kind."""
+        awaited = wanted.required or wanted.resource in self._unreadable
+        return min(REFUSED_AGAIN, self._resync) if awaited else self._resync
 
     async def _list(self, wanted: Wanted) -> str | None:
         """Replace what is known by a consistent list; the version to watch from, or `None` if it cannot be watched."""
@@ -244,10 +250,16 @@ class Cache:
     def _note_refusal(self, resource: Resource, exc: ApiError) -> None:
         if exc.status == 404:
             self._absent.add(resource)  # this cluster has no such kind
+            self._unreadable.pop(resource, None)
             self._objects[resource] = {}
             self._shown.pop(resource, None)
+            self._synced_at.pop(resource, None)
         elif exc.status == 403:
-            self._unreadable[resource] = f"the service account may not list {resource.plural}: {exc.message}"
+            why = f"the service account may not list {resource.plural}: {exc.message}"
+            if self._unreadable.get(resource) != why:
+                log.warning("cannot list", extra={"resource": resource.plural, "error": why})
+            self._unreadable[resource] = why
+            self._absent.discard(resource)
             self._synced_at.pop(resource, None)
 
     async def _watch(self, wanted: Wanted, version: str) -> None:

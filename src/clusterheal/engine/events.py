@@ -14,7 +14,7 @@ from clusterheal.kube.resources import EVENTS
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 1000  # the API server refuses more than 1024 characters
+MAX_MESSAGE = 1000  # bytes; the API server refuses more than 1024, and counts bytes
 
 
 async def write_event(
@@ -40,7 +40,7 @@ async def write_event(
         "related": target,
         "type": kind,
         "reason": reason,
-        "message": f"{record.target}: {message}"[:MAX_MESSAGE],
+        "message": _cut(f"{record.target}: {message}"),
         "action": reason,
         "reportingComponent": FIELD_MANAGER,
         "reportingInstance": identity,
@@ -54,3 +54,7 @@ async def write_event(
         await cluster.create(EVENTS, body, namespace=record.namespace)
     except ClusterhealError as exc:
         log.warning("event not written", extra={"incident": record.name, "error": str(exc)})
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:MAX_MESSAGE].decode(errors="ignore")

@@ -1,0 +1,120 @@
+"""What the cache does about kinds that a server refuses, and what the engine writes that a server is strict about."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from engine_kit import NOW, record
+
+from clusterheal.engine.cache import REFUSED_AGAIN, Cache, Wanted
+from clusterheal.engine.events import write_event
+from clusterheal.kube.ports import ApiError, ObjectList, Resource
+from clusterheal.kube.resources import INCIDENTS, MACHINE_CONFIG_POOLS, NODE_HEALTH_CHECKS
+
+RESYNC = timedelta(minutes=10)
+FORBIDDEN = ApiError(403, "Forbidden", "no rule")
+ABSENT = ApiError(404, "NotFound", "the server could not find the requested resource")
+
+
+class Clock:
+    """Notes for how long it is asked to sleep; the time passes at once."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return NOW
+
+    def monotonic(self) -> float:
+        return sum(self.slept)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+class Server:
+    """Answers lists as told, then with an empty one; what is created is kept."""
+
+    def __init__(self, *answers: ApiError) -> None:
+        self.answers = list(answers)
+        self.listed = asyncio.Event()
+        self.created: list[Any] = []
+
+    async def list(self, _: Resource, **__: Any) -> ObjectList:
+        if self.answers:
+            raise self.answers.pop(0)
+        self.listed.set()
+        return ObjectList(items=[], resource_version="7")
+
+    async def watch(self, _: Resource, **__: Any) -> Any:
+        await asyncio.Event().wait()
+        yield
+
+    async def create(self, _: Resource, body: Any, **__: Any) -> Any:
+        self.created.append(body)
+        return body
+
+
+def cache_of(server: Server, clock: Clock, *wanted: Wanted) -> Cache:
+    return Cache(server, clock, namespace="platform", rng=random.Random(1), wanted=wanted, resync=RESYNC)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("resource", "required", "answer", "waits"),
+    [
+        (INCIDENTS, True, ABSENT, REFUSED_AGAIN),  # the definitions are applied in the same minute
+        (INCIDENTS, True, FORBIDDEN, REFUSED_AGAIN),
+        (MACHINE_CONFIG_POOLS, False, FORBIDDEN, REFUSED_AGAIN),  # holds up every action
+        (NODE_HEALTH_CHECKS, False, ABSENT, RESYNC),  # a cluster without that operator: no hurry
+    ],
+)
+async def test_what_is_refused_is_asked_for_again_in_time(
+    resource: Resource, required: bool, answer: ApiError, waits: timedelta
+) -> None:
+    clock, server = Clock(), Server(answer, answer)
+    cache = cache_of(server, clock, Wanted(resource=resource, required=required))
+    following = asyncio.create_task(cache.run())
+    await asyncio.wait_for(server.listed.wait(), 5)
+    await asyncio.sleep(0)
+    following.cancel()
+    assert clock.slept == [waits.total_seconds()] * 2
+    assert cache.missing == []
+    assert resource in cache.snapshot().synced_at
+
+
+async def test_a_forbidden_kind_is_told_once_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(FORBIDDEN, FORBIDDEN)
+    cache = cache_of(server, Clock(), Wanted(resource=MACHINE_CONFIG_POOLS))
+    with caplog.at_level(logging.WARNING):
+        await cache.sync()
+        await cache.sync()
+    (told,) = caplog.records
+    assert "may not list machineconfigpools" in vars(told)["error"]
+    assert MACHINE_CONFIG_POOLS in cache.snapshot().unreadable
+
+
+@pytest.mark.parametrize(("first", "then"), [(FORBIDDEN, ABSENT), (ABSENT, FORBIDDEN)])
+async def test_the_newest_refusal_counts(first: ApiError, then: ApiError) -> None:
+    cache = cache_of(Server(first, then), Clock(), Wanted(resource=NODE_HEALTH_CHECKS))
+    await cache.sync()
+    await cache.sync()
+    seen = cache.snapshot()
+    assert (NODE_HEALTH_CHECKS in seen.unreadable) is (then is FORBIDDEN)
+    assert (NODE_HEALTH_CHECKS in seen.absent) is (then is ABSENT)
+
+
+async def test_an_event_is_what_a_server_takes() -> None:
+    """It counts a message's bytes, and wants a time with six digits beside two with none."""
+    server = Server()
+    await write_event(server, Clock(), "engine-0", record(), "Warning", "Escalated", "Ü" * 2000)  # type: ignore[arg-type]
+    (event,) = server.created
+    assert 900 < len(event["message"].encode()) <= 1024
+    assert event["eventTime"] == "2026-01-05T12:00:00.000000Z"
+    assert event["firstTimestamp"] == event["lastTimestamp"] == "2026-01-05T12:00:00Z"
+    assert all(0 < len(event[k]) <= 128 for k in ("reportingComponent", "reportingInstance", "action", "reason"))
+    assert event["involvedObject"]["namespace"] == event["metadata"]["namespace"]
