@@ -47,6 +47,7 @@ def config_of(settings: EngineSettings) -> Config:
         triage_timeout=settings.triage_timeout,
         fresh=settings.fresh,
         linger=settings.linger,
+        pod=socket.gethostname(),  # in a pod, its name
     )
 
 

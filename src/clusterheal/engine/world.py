@@ -20,6 +20,7 @@ class Config:
 
     `quiet`: how long trouble must be gone before it counts as gone. `verify_after`, `verify_timeout`: when an outcome
     may first, and must at last, be judged. `fresh`: how old a signal, a cache or a score may be to act on it.
+    `pod`: the name of the engine's own pod, whose workload it leaves alone.
     """
 
     mode: str = "observe"
@@ -34,6 +35,7 @@ class Config:
     fresh: timedelta = timedelta(minutes=10)
     max_signal_age: timedelta = timedelta(hours=6)
     linger: timedelta = timedelta(minutes=30)
+    pod: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ from engine_kit import (
 
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
 from clusterheal.engine import guards
+from clusterheal.engine.actions.drain import evictions
 from clusterheal.engine.guards import (
     approval,
     blast_radius,
@@ -404,6 +405,27 @@ def test_an_autoscaler_is_never_fought() -> None:
 
 def test_replicas_stay_within_the_policy() -> None:
     assert not held.check(case(SCALE, policy=replace(AUTO, scale_max_replicas=2)))[0]
+
+
+def test_the_engine_does_not_act_on_what_runs_it() -> None:
+    running = replace(record(), namespace="shop")  # its own namespace is that of its incidents
+    allowed, why = held.check(case(rec=running, config=Config(mode="auto", pod="cart-2-b")))
+    assert not allowed
+    assert "is this engine" in why
+    assert held.check(case(rec=running, config=Config(mode="auto", pod="checkout-2-a")))[0], "another workload"
+    assert held.check(case(config=Config(mode="auto", pod="cart-2-b")))[0], "a pod of that name elsewhere"
+    assert held.check(case(rec=running, config=Config(mode="auto")))[0], "outside a cluster"
+
+
+def test_a_drain_leaves_what_nothing_would_bring_back() -> None:
+    pods = (
+        pod(),
+        pod("bare", owner_kind=None, owner_name=None),
+        pod("agent", owner_kind="DaemonSet", owner_name="agent"),
+        pod("going", deleting=True),
+        pod("done", phase="Succeeded"),
+    )
+    assert [p.name for p in evictions("worker-0", snapshot(pods=pods))] == ["cart-2-a"]
 
 
 def test_no_restart_into_an_unfinished_rollout_or_a_paused_deployment() -> None:

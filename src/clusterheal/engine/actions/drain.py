@@ -32,10 +32,16 @@ class Drain:
 
 
 def evictions(node: str, snapshot: Snapshot) -> list[PodView]:
-    """The pods to move: all but those of DaemonSets, mirror pods, finished ones and those on their way."""
+    """The pods to move: all but those of DaemonSets, mirror pods, finished ones and those on their way.
+
+    A pod without a controller stays as well, as with `kubectl drain`: nothing would bring it back.
+    """
     pods = [
         p
         for p in snapshot.pods_on(node)
-        if p.owner_kind != "DaemonSet" and not p.mirror and not p.deleting and p.phase not in ("Succeeded", "Failed")
+        if p.owner_kind not in (None, "DaemonSet")
+        and not p.mirror
+        and not p.deleting
+        and p.phase not in ("Succeeded", "Failed")
     ]
     return sorted(pods, key=lambda p: (p.priority, p.namespace, p.name))

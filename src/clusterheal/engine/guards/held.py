@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clusterheal.engine.guards.case import Answer, GuardCase
 from clusterheal.engine.guards.machine_config_pool import under_remediation
-from clusterheal.engine.names import CORDON_OWNER
+from clusterheal.engine.names import CORDON_OWNER, root_key
 from clusterheal.engine.ownership import CHANGES_SPEC, Deployed, application_named, deployed_by
 from clusterheal.engine.quantities import quantity
 from clusterheal.engine.views import condition, replicas_wanted, rollout_complete
@@ -21,6 +21,8 @@ def check(case: GuardCase) -> Answer:
     manifest = case.manifest
     if manifest is None:
         return False, f"{case.target} is not known to exist"
+    if _own(case):
+        return False, f"{case.target} is this engine, which does not act on itself"
     if case.target.kind == "Node":
         return _node(case, manifest)
     if ROLLOUT in (manifest["metadata"].get("annotations") or {}):
@@ -43,6 +45,12 @@ def check(case: GuardCase) -> Answer:
     if case.plan.action == "restart" and not rollout_complete(manifest):
         return False, f"a rollout of {case.target} is under way or its pods are not available"
     return True, f"nobody else holds it ({owner.kind.value})"
+
+
+def _own(case: GuardCase) -> bool:
+    """Whether the target runs the engine: whoever carries an action out must live to verify it and to take it back."""
+    pod = case.snapshot.pods.get((case.record.namespace, case.config.pod or ""))
+    return pod is not None and root_key(case.snapshot.root_of_pod(pod)) == root_key(case.target)
 
 
 def _syncing(case: GuardCase, application: Manifest | None, name: str) -> str | None:
