@@ -177,6 +177,15 @@ def test_a_cordon_that_outlived_its_incident_is_seen(state: str | None, until: t
     assert not any(s.name == "cordon-orphaned" for s in scan(seen)), "without incidents nothing can be said"
 
 
+@pytest.mark.parametrize("written", ["tomorrow", "", "2026-13-45"])
+def test_an_annotation_that_is_no_time_hides_nothing_else(written: str) -> None:
+    odd = node("worker-0", cordoned=True)
+    odd["metadata"]["annotations"] = {"clusterheal.io/cordoned-by": "gone-1", "clusterheal.io/cordoned-until": written}
+    seen = snapshot((NODES, odd), (NODES, node("worker-2", ready=False)))
+    known = replace(seen, synced_at={**seen.synced_at, INCIDENTS: NOW})
+    assert {s.name for s in scan(known)} == {"cordon-orphaned", "node-not-ready"}
+
+
 PREDICTOR = deployment(
     "detector-predictor", ownerReferences=[{"kind": "InferenceService", "name": "detector", "controller": True}]
 )

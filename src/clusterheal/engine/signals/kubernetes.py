@@ -11,6 +11,7 @@ from clusterheal.engine.codec import parse_time
 from clusterheal.engine.names import CORDON_OWNER, CORDON_UNTIL, digest, root_key
 from clusterheal.engine.signals.symptoms import Symptom
 from clusterheal.engine.views import ContainerView, PodView, Snapshot, condition, ref_of
+from clusterheal.errors import InvalidInput
 from clusterheal.kube.ports import Manifest
 from clusterheal.kube.resources import DEPLOYMENTS, INCIDENTS, INFERENCE_SERVICES, JOBS, MACHINE_CONFIG_POOLS, NODES
 
@@ -166,7 +167,8 @@ def _cordons(snapshot: Snapshot) -> Iterator[Signal]:
         owner, until = notes.get(CORDON_OWNER), notes.get(CORDON_UNTIL)
         if owner is None or not (obj.get("spec") or {}).get("unschedulable"):
             continue
-        over = until is not None and parse_time(until) + CORDON_GRACE < snapshot.taken_at
+        # An annotation is anybody's to write: what is no time does not say that the time is up.
+        over = _time(until, snapshot.taken_at) + CORDON_GRACE < snapshot.taken_at
         if owner not in holding or over:
             text = (
                 f"the cordon of incident {owner} has outlived it" if owner not in holding else "the cordon's time is up"
@@ -206,4 +208,10 @@ def _models(snapshot: Snapshot) -> Iterator[Signal]:
 
 
 def _time(value: str | None, default: datetime) -> datetime:
-    return default if not value else parse_time(value)
+    """A time that somebody else wrote; one malformed object must not hide the trouble of all the others."""
+    if not value:
+        return default
+    try:
+        return parse_time(value)
+    except InvalidInput:
+        return default
