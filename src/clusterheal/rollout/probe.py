@@ -18,18 +18,19 @@ from clusterheal.rollout.service import address_of
 from clusterheal.rollout.state import StepFailed
 from clusterheal.settings import InferenceSettings
 
-FAILED_POLLS = 3  # looks in a row; a status may still speak of an earlier spec right after a write
+FAILED_POLLS = 30  # looks in a row: a pod of the earlier spec may still fail, and be looked at, long after a write
 
 Connect = Callable[[str, FeatureContract | None, InferenceSettings], InferenceClient]
 """A client for the predictor at an address, sending requests for that contract."""
 
 
 def not_ready_reason(service: Manifest) -> str | None:
-    """Why KServe does not call the newest spec ready yet; None when it does."""
+    """Why KServe does not call the service ready; None when it does.
+
+    That may still be said of an earlier spec. `status.observedGeneration` does not tell: in Standard mode it is the
+    Deployment's, which has generations of its own. Who needs to know asks the model which package it is.
+    """
     status = service.get("status") or {}
-    observed, wanted = status.get("observedGeneration", 0), service["metadata"].get("generation", 0)
-    if observed < wanted:
-        return f"generation {wanted} is not observed yet (at {observed})"
     ready = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), None)
     if ready is None or ready.get("status") != "True":
         detail = "" if ready is None else f": {ready.get('reason', '')} {ready.get('message', '')}".rstrip()
@@ -40,11 +41,8 @@ def not_ready_reason(service: Manifest) -> str | None:
 
 
 def load_failure(service: Manifest) -> str | None:
-    """What KServe says when it has given the newest spec up for now; None otherwise."""
-    status = service.get("status") or {}
-    if status.get("observedGeneration", 0) < service["metadata"].get("generation", 0):
-        return None
-    model = status.get("modelStatus") or {}
+    """What KServe says when it has given a spec up for now, perhaps an earlier one; None otherwise."""
+    model = (service.get("status") or {}).get("modelStatus") or {}
     if model.get("transitionStatus") not in ("BlockedByFailedLoad", "InvalidSpec"):
         return None
     info = model.get("lastFailureInfo") or {}

@@ -267,8 +267,9 @@ class Rollout:
                 served = (await client.metadata(self.package.name)).package_sha256
             except ClusterhealError as exc:
                 return str(exc)
-        expected = sha256 is None or served == sha256
-        return None if expected else f"package {str(served)[:12]} is served, expected {str(sha256)[:12]}"
+        if sha256 is None:  # what was served before is not known, but it was not the candidate
+            return "the candidate is still served" if served == self.package.sha256 else None
+        return None if served == sha256 else f"package {str(served)[:12]} is served, expected {sha256[:12]}"
 
     async def _canary_ready(self, name: str) -> None:
         deadline = self.clock.monotonic() + self.settings.ready_timeout.total_seconds()

@@ -199,7 +199,7 @@ class World:
             await self._reconcile(item)
 
     async def _reconcile(self, item: Manifest) -> None:
-        name, generation = item["metadata"]["name"], item["metadata"]["generation"]
+        name = item["metadata"]["name"]
         if self.faults.never_observed:
             return
         uri = (item["spec"]["predictor"].get("model") or {}).get("storageUri")
@@ -212,7 +212,7 @@ class World:
                 self._serving[name] = uri
         serving = name in self._serving or (uri is not None and failure is None)
         status = PredictorStatus(
-            generation=generation,
+            generation=1,  # in Standard mode it is the Deployment's, which knows nothing of the InferenceService's
             url=f"http://{name}.test",
             serving=serving,
             failure=failure,
