@@ -113,13 +113,22 @@ class Reporter:
             self.metrics.incidents.labels(state.value).set(states.get(state, 0))
         self.metrics.paused.set(1 if still_paused(world.pause, world.now) else 0)
         self.metrics.models_usable.set(1 if world.models.contract_sha256 and not world.models.problem else 0)
+        self.metrics.cache_age.clear()
         for resource, seen in world.snapshot.synced_at.items():
             self.metrics.cache_age.labels(resource.plural).set((world.now - seen).total_seconds())
+        self._unreadable(world)
         self.metrics.queue_depth.set(sum(r.state in PENDING for r in world.records.values()))
         self._opened(world)
         self._budgets(world)
         self._demoted(world)
         self._models(world.models)
+
+    def _unreadable(self, world: World) -> None:
+        self.metrics.unreadable.clear()
+        for resource in world.snapshot.unreadable:
+            self.metrics.unreadable.labels(resource.plural).set(1)
+        if world.silences is not None:
+            self.metrics.unreadable.labels("silences").set(0 if world.silences.problem is None else 1)
 
     def _opened(self, world: World) -> None:
         """Count incidents not seen before; those that were there when this replica began to lead are not new."""

@@ -44,6 +44,9 @@ class EngineMetrics:
             "detector_in_band_ratio", "Share of values inside the detector's 80 % band."
         )
         self.cache_age = self._gauge("cache_age_seconds", "Time since a resource was last heard of.", "resource")
+        self.unreadable = self._gauge(
+            "unreadable", "1 while guards cannot read what they rest on: a forbidden kind, or silences.", "source"
+        )
         self.time_to = Histogram(
             "clusterheal_time_to_seconds",
             "From the start of the trouble to each stage.",

@@ -32,7 +32,7 @@ from clusterheal.engine.records import REQUEST, Approval, Observation, Record, R
 from clusterheal.engine.signals.alertmanager import parse_webhook
 from clusterheal.engine.signals.symptoms import Symptom
 from clusterheal.engine.store import Taken
-from clusterheal.engine.world import Leadership, Pause
+from clusterheal.engine.world import Leadership, Pause, World
 from clusterheal.errors import InvalidInput
 from clusterheal.kube.ports import ApiError, ApiRetryable, Manifest
 
@@ -287,8 +287,16 @@ class Service:
                 "valid": [p.name for p in world.policies.policies],
                 "invalid": dict(world.policies.problems),
             },
+            unreadable=self._unreadable(world),
             stale=[*engine.cache.missing, *stale, *(r.plural for r in world.snapshot.unreadable)],
         )
+
+    def _unreadable(self, world: World) -> dict[str, str]:
+        found = {resource.plural: why for resource, why in world.snapshot.unreadable.items()}
+        reader = self.engine.parts.silences
+        if reader is not None and reader.last.problem is not None:
+            found["silences"] = reader.last.problem
+        return found
 
 
 _STATUSES = frozenset({"open", "ended", *(state.value.lower() for state in IncidentState)})

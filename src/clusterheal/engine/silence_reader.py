@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import httpx
 
 from clusterheal.clock import Clock
@@ -9,6 +11,10 @@ from clusterheal.engine.signals.silences import Silences, parse_silences
 from clusterheal.errors import ClusterhealError
 from clusterheal.metrics.http import authorization, tls_context
 from clusterheal.settings import PrometheusSettings
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = httpx.Timeout(5.0, connect=2.0)  # each round asks: an address that drops packets must not hold it up
 
 
 class SilenceReader:
@@ -24,12 +30,17 @@ class SilenceReader:
         self._last = Silences()
         self._http = httpx.AsyncClient(
             base_url=url,
-            timeout=10.0,
+            timeout=TIMEOUT,
             verify=tls_context(settings.ca_file) if url.startswith("https") else False,
             follow_redirects=False,
             trust_env=False,
             transport=transport,
         )
+
+    @property
+    def last(self) -> Silences:
+        """What the last read gave, without asking again."""
+        return self._last
 
     async def read(self) -> Silences:
         """The silences now, or the last ones known and what went wrong since."""
@@ -38,9 +49,13 @@ class SilenceReader:
             response.raise_for_status()
             known = parse_silences(response.json())
         except (httpx.HTTPError, ValueError, ClusterhealError) as exc:
-            problem = f"{self._http.base_url}: silences cannot be read: {exc}"
+            problem = f"{self._http.base_url}: silences cannot be read: {str(exc) or type(exc).__name__}"
+            if problem != self._last.problem:
+                log.warning("silences cannot be read; no action is allowed without them", extra={"error": problem})
             self._last = Silences(known=self._last.known, read_at=self._last.read_at, problem=problem)
         else:
+            if self._last.problem is not None:
+                log.info("silences are read again", extra={"url": str(self._http.base_url)})
             self._last = Silences(known=known, read_at=self._clock.now())
         return self._last
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
-from engine_kit import NOW, record
+from engine_kit import NOW, record, snapshot, world
 
+from clusterheal.engine.audit import Reporter
 from clusterheal.engine.cache import REFUSED_AGAIN, Cache, Wanted
 from clusterheal.engine.events import write_event
+from clusterheal.engine.metrics import EngineMetrics
+from clusterheal.engine.silence_reader import SilenceReader
 from clusterheal.kube.ports import ApiError, ObjectList, Resource
-from clusterheal.kube.resources import INCIDENTS, MACHINE_CONFIG_POOLS, NODE_HEALTH_CHECKS
+from clusterheal.kube.resources import INCIDENTS, MACHINE_CONFIG_POOLS, NODE_HEALTH_CHECKS, NODES
+from clusterheal.settings import PrometheusSettings
 
 RESYNC = timedelta(minutes=10)
 FORBIDDEN = ApiError(403, "Forbidden", "no rule")
@@ -118,3 +124,41 @@ async def test_an_event_is_what_a_server_takes() -> None:
     assert event["firstTimestamp"] == event["lastTimestamp"] == "2026-01-05T12:00:00Z"
     assert all(0 < len(event[k]) <= 128 for k in ("reportingComponent", "reportingInstance", "action", "reason"))
     assert event["involvedObject"]["namespace"] == event["metadata"]["namespace"]
+
+
+async def test_silences_that_cannot_be_read_are_told_once_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [httpx.ConnectTimeout(""), httpx.ConnectTimeout(""), httpx.Response(403), httpx.Response(200, json=[])]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    url = "http://alertmanager.example:9093"
+    reader = SilenceReader(url, PrometheusSettings(), Clock(), transport=httpx.MockTransport(answer))
+    metrics = EngineMetrics()
+    reporter = Reporter(metrics, Clock())
+    shown = []
+    with caplog.at_level(logging.INFO, logger="clusterheal.engine.silence_reader"):
+        for _ in range(4):
+            reporter.world(world(silences=await reader.read()))
+            shown.append(metrics.registry.get_sample_value("clusterheal_unreadable", {"source": "silences"}))
+    await reader.aclose()
+    assert shown == [1, 1, 1, 0]
+    assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING", "INFO"]
+    assert f"{url}: silences cannot be read: ConnectTimeout" in vars(caplog.records[0])["error"]
+    assert reader.last.problem is None
+
+
+def test_a_kind_that_is_forbidden_shows_as_unreadable_and_not_as_fresh() -> None:
+    metrics = EngineMetrics()
+    reporter = Reporter(metrics, Clock())
+    seen = snapshot()
+    reporter.world(world(snapshot=seen))
+    left = {r: t for r, t in seen.synced_at.items() if r != NODES}
+    reporter.world(world(snapshot=replace(seen, synced_at=left, unreadable={NODES: "no rule"})))
+    value = metrics.registry.get_sample_value
+    assert value("clusterheal_unreadable", {"source": "nodes"}) == 1
+    assert value("clusterheal_cache_age_seconds", {"resource": "nodes"}) is None
+    assert value("clusterheal_cache_age_seconds", {"resource": "pods"}) == 0
