@@ -23,6 +23,7 @@ from clusterheal.kube.resources import INCIDENTS
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8  # conflicts are settled by reading again; more in a row means that somebody writes all the time
+WRITERS = 16  # at once, below the connections that the client keeps: one that must be opened costs as much as a write
 
 
 class Superseded(RetryableError):
@@ -47,6 +48,14 @@ class _Waiting:
     error: ClusterhealError | None = None
 
 
+class _Queue:
+    """Who waits to have signals of one root object stored, and the lock of whoever writes for all of them."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting: list[_Waiting] = []
+
+
 class IncidentStore:
     """Reads from the cache, writes through the API."""
 
@@ -66,8 +75,8 @@ class IncidentStore:
         self.namespace = namespace
         self._linger = linger
         self._timeout = request_timeout.total_seconds()
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._waiting: dict[str, list[_Waiting]] = {}
+        self._queues: dict[str, _Queue] = {}  # only of roots for which somebody waits
+        self._writers = asyncio.Semaphore(WRITERS)
         self._decoded: dict[tuple[str, str], Record] = {}
         self._read_from: Mapping[Key, Manifest] | None = None
         self._records: Mapping[str, Record] = {}
@@ -125,22 +134,26 @@ class IncidentStore:
         if changed is None:
             return taken
         mine = _Waiting(signals=signals)
-        self._waiting.setdefault(key, []).append(mine)
+        queue = self._queues.setdefault(key, _Queue())
+        queue.waiting.append(mine)
         try:
-            async with self._locks.setdefault(key, asyncio.Lock()):
+            async with queue.lock:
                 if mine.taken is None and mine.error is None:
-                    await self._store_waiting(key)
+                    async with self._writers:
+                        await self._store_waiting(key, queue)
         finally:
-            if mine in (queue := self._waiting.get(key, [])):
-                queue.remove(mine)
+            if mine in queue.waiting:
+                queue.waiting.remove(mine)
+            if not queue.waiting and self._queues.get(key) is queue:
+                del self._queues[key]
         if mine.error is not None:
             raise mine.error
         assert mine.taken is not None
         return mine.taken
 
-    async def _store_waiting(self, key: str) -> None:
+    async def _store_waiting(self, key: str, queue: _Queue) -> None:
         """One write for all that wait; they stay in the queue until it is known how it went."""
-        batch = list(self._waiting[key])
+        batch = list(queue.waiting)
         taken: list[Taken] = []
         error: ClusterhealError | None = None
         try:
@@ -150,7 +163,7 @@ class IncidentStore:
         for waiting in batch:
             waiting.error = error
             waiting.taken, taken = taken[: len(waiting.signals)], taken[len(waiting.signals) :]
-        self._waiting[key] = [w for w in self._waiting[key] if w not in batch]
+        queue.waiting = [w for w in queue.waiting if w not in batch]
 
     async def _stored(self, key: str, signals: Sequence[Signal]) -> list[Taken]:
         for _ in range(ATTEMPTS):
