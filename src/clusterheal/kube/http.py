@@ -140,7 +140,7 @@ class HttpCluster:
             if response.status_code >= 400:
                 raise _failure(response, await response.aread())
             async for line in _lines(response):
-                event = orjson.loads(line)
+                event = _record(line, resource)
                 if event["type"] == "ERROR":
                     raise failure_of_body(500, event["object"])
                 yield WatchEvent(type=event["type"], object=event["object"])
@@ -270,7 +270,7 @@ async def _translated(what: str) -> AsyncIterator[None]:
     """Transport failures as the port's exceptions."""
     try:
         yield
-    except httpx.TransportError as exc:
+    except httpx.RequestError as exc:
         cause: BaseException | None = exc
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -294,6 +294,16 @@ def _parsed(response: httpx.Response) -> Manifest:
     if not isinstance(body, dict):
         raise ApiRetryable(f"{response.request.url.path}: expected a JSON object, got {type(body).__name__}")
     return body
+
+
+def _record(line: bytes, resource: Resource) -> Manifest:
+    try:
+        event: Manifest = orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        raise ApiRetryable(f"watch {resource.plural}: expected a JSON record, got {line[:80]!r}") from exc
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict) or "type" not in event:
+        raise ApiRetryable(f"watch {resource.plural}: expected a type and an object, got {line[:80]!r}")
+    return event
 
 
 def _failure(response: httpx.Response, content: bytes) -> ApiError | ApiRetryable:

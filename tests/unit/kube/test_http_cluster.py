@@ -175,3 +175,11 @@ async def test_an_untrusted_certificate_is_named_and_not_retried(tmp_path: Path)
     assert failed.value.reason == "UntrustedCertificate"
     assert "kubernetes.ca_file" in failed.value.message
     assert calls == 0
+
+
+@respx.mock
+@pytest.mark.parametrize("line", [b"<html>gateway</html>", b"[]", b'{"type": "ADDED"}'])
+async def test_a_watch_through_a_proxy_that_talks_back_is_tried_again(cluster: HttpCluster, line: bytes) -> None:
+    respx.get(PATH).mock(return_value=httpx.Response(200, content=line + b"\n"))
+    with pytest.raises(ApiRetryable, match="watch configmaps: expected"):
+        [e async for e in cluster.watch(CONFIG_MAPS, resource_version="1", namespace="default")]
