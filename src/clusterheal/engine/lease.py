@@ -6,6 +6,7 @@ and a leader stops acting a margin before its lease could be taken. `leaseTransi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -63,8 +64,13 @@ class Elector:
 
     async def try_once(self) -> bool:
         """One attempt to take or renew the lease; any failure leaves things as they are and is logged."""
+        # A connection that died silently must not use up the whole lease: there is time for two tries.
+        limit = (self.times.duration - self.times.margin).total_seconds() / 2
         try:
-            return await self._attempt()
+            async with asyncio.timeout(limit):
+                return await self._attempt()
+        except TimeoutError:
+            log.warning("lease not renewed", extra={"error": f"no answer within {limit:g} s"})
         except ApiError as exc:
             if exc.status == 409:
                 return False  # somebody else was quicker
