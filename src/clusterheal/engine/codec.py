@@ -24,6 +24,7 @@ from clusterheal.errors import InvalidInput
 from clusterheal.kube.ports import Manifest
 
 API_VERSION = f"{GROUP}/v1alpha1"
+OTHERS = ("labels", "annotations", "finalizers", "ownerReferences")  # a replacement without them would remove them
 
 
 def format_time(value: datetime) -> str:
@@ -252,9 +253,10 @@ def encode_status(record: Record) -> dict[str, Any]:
 def encode(record: Record) -> Manifest:
     """The whole custom resource."""
     metadata: dict[str, Any] = {
+        **record.kept,
         "name": record.name,
         "namespace": record.namespace,
-        "labels": {ROOT_LABEL: digest(root_key(record.target))},
+        "labels": {**record.kept.get("labels", {}), ROOT_LABEL: digest(root_key(record.target))},
     }
     if record.resource_version is not None:
         metadata["resourceVersion"] = record.resource_version
@@ -307,6 +309,7 @@ def decode(obj: Manifest) -> Record:
             namespace=metadata.get("namespace", ""),
             resource_version=metadata.get("resourceVersion"),
             uid=metadata.get("uid"),
+            kept=_kept(metadata),
             target=target,
             opened_at=parse_time(spec["openedAt"]),
             observations=tuple(decode_observation(s, target) for s in spec.get("signals") or []),
@@ -333,6 +336,13 @@ def decode(obj: Manifest) -> Record:
         raise InvalidInput(
             f"Incident {metadata.get('name')!r} cannot be read: {exc!r}; expected {API_VERSION}"
         ) from exc
+
+
+def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: metadata[key] for key in OTHERS if metadata.get(key)}
+    if labels := {k: v for k, v in found.pop("labels", {}).items() if k != ROOT_LABEL}:
+        found["labels"] = labels
+    return found
 
 
 def _decode_approval(data: Mapping[str, Any]) -> Approval:

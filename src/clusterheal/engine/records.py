@@ -103,7 +103,10 @@ class TimelineEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One Incident custom resource. `resource_version` makes every write conditional."""
+    """One Incident custom resource. `resource_version` makes every write conditional.
+
+    `kept` is metadata that others wrote (labels, annotations, finalizers, owners): a write takes it along.
+    """
 
     name: str
     namespace: str
@@ -112,6 +115,7 @@ class Record:
     observations: tuple[Observation, ...]
     resource_version: str | None = None
     uid: str | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
     approval: Approval | None = None
     request: Request | None = None
     state: IncidentState = IncidentState.OPEN

@@ -36,6 +36,7 @@ def full() -> Record:
     done = replace(done, parameters={"a": 1})
     return record(
         uid="u",
+        kept={"annotations": {"ticket": "OPS-1"}},
         observations=(seen,),
         approval=Approval(decision="approve", by="ann", at=NOW, plan_id="p1"),
         request=Request(action="restart", parameters={"a": 1}, by="ann", at=NOW),

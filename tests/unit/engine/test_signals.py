@@ -300,6 +300,13 @@ def test_an_incident_survives_being_stored() -> None:
     assert decode(encode(record())) == record()
 
 
+def test_what_people_noted_on_an_incident_is_written_back_with_it() -> None:
+    noted = encode(record())
+    noted["metadata"]["labels"] |= {"team": "shop"}
+    noted["metadata"] |= {"annotations": {"ticket": "OPS-1"}, "finalizers": ["example.com/archive"]}
+    assert encode(replace(decode(noted), message="m"))["metadata"] == noted["metadata"]
+
+
 def test_a_malformed_incident_is_named() -> None:
     broken = encode(record())
     del broken["spec"]["target"]
