@@ -125,4 +125,4 @@ class StatusOut(BaseModel):
     models: dict[str, Any]
     policies: dict[str, Any]
     stale: list[str]
-    unreadable: dict[str, str] = Field(description="what guards rest on and cannot read, with the reason; it forbids")
+    unreadable: dict[str, str] = Field(description="forbidden kinds, silences or alerts, and why")

@@ -124,9 +124,8 @@ class Reporter:
         self._models(world.models)
 
     def _unreadable(self, world: World) -> None:
-        self.metrics.unreadable.clear()
-        for resource in world.snapshot.unreadable:
-            self.metrics.unreadable.labels(resource.plural).set(1)
+        for resource in (*world.snapshot.objects, *world.snapshot.unreadable):
+            self.metrics.unreadable.labels(resource.plural).set(1 if resource in world.snapshot.unreadable else 0)
         if world.silences is not None:
             self.metrics.unreadable.labels("silences").set(0 if world.silences.problem is None else 1)
 

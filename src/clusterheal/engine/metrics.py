@@ -45,7 +45,7 @@ class EngineMetrics:
         )
         self.cache_age = self._gauge("cache_age_seconds", "Time since a resource was last heard of.", "resource")
         self.unreadable = self._gauge(
-            "unreadable", "1 while guards cannot read what they rest on: a forbidden kind, or silences.", "source"
+            "unreadable", "1 for what cannot be read: a forbidden kind, silences, alerts.", "source"
         )
         self.time_to = Histogram(
             "clusterheal_time_to_seconds",

@@ -44,7 +44,7 @@ class PollingObserver:
         self._thresholds = thresholds or {}
         self._alarm_rounds = alarm_rounds
         self._prometheus = prometheus
-        self._problem: str | None = None
+        self.problem: str | None = None  # why alerts cannot be polled
         self._alarms: dict[str, int] = {}
         self._missing_since: dict[str, datetime] = {}
         self._unmapped: set[str] = set()
@@ -79,8 +79,9 @@ class PollingObserver:
         """Firing alerts and GPU errors; `None` when Prometheus does not answer: then nothing counts as gone."""
         active = frozenset(o.signal.fingerprint for r in world.records.values() for o in r.active)
         found = await poll(queries, world.snapshot, active)
-        if found.problem != self._problem:
-            self._problem = found.problem
+        self._metrics.unreadable.labels("alerts").set(0 if found.problem is None else 1)
+        if found.problem != self.problem:
+            self.problem = found.problem
             if found.problem is not None:
                 log.warning("alerts cannot be polled", extra={"error": found.problem})
         return list(found.signals) if found.problem is None else None

@@ -296,6 +296,8 @@ class Service:
         reader = self.engine.parts.silences
         if reader is not None and reader.last.problem is not None:
             found["silences"] = reader.last.problem
+        if self.engine.observer.problem is not None:
+            found["alerts"] = self.engine.observer.problem
         return found
 
 

@@ -16,6 +16,7 @@ from engine_kit import NOW, record, snapshot, world
 from clusterheal.engine.audit import Reporter
 from clusterheal.engine.cache import REFUSED_AGAIN, Cache, Wanted
 from clusterheal.engine.events import write_event
+from clusterheal.engine.lease import Elector, LeaseTimes
 from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.silence_reader import SilenceReader
 from clusterheal.kube.ports import ApiError, ObjectList, Resource
@@ -162,3 +163,17 @@ def test_a_kind_that_is_forbidden_shows_as_unreadable_and_not_as_fresh() -> None
     assert value("clusterheal_unreadable", {"source": "nodes"}) == 1
     assert value("clusterheal_cache_age_seconds", {"resource": "nodes"}) is None
     assert value("clusterheal_cache_age_seconds", {"resource": "pods"}) == 0
+
+
+class Silent(Server):
+    """Takes a request and never answers, as a connection whose other end is gone."""
+
+    async def get(self, *_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+async def test_a_lease_is_not_used_up_by_one_request_without_an_answer() -> None:
+    times = LeaseTimes(duration=timedelta(seconds=0.3), margin=timedelta(seconds=0.1))
+    elector = Elector(Silent(), Clock(), namespace="platform", identity="a", times=times)  # type: ignore[arg-type]
+    assert await asyncio.wait_for(elector.try_once(), 5) is False
+    assert not elector.leading
