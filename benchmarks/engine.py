@@ -268,7 +268,7 @@ def _bodies() -> list[bytes]:
 
 @asynccontextmanager
 async def _engine(scratch: Path, cluster: str) -> AsyncIterator[tuple[psutil.Process, str]]:
-    """The real process; ready when this yields."""
+    """The real process; it leads when this yields."""
     kubeconfig, port = scratch / "kubeconfig", _free_port()
     kubeconfig.write_text(json.dumps(_kubeconfig(cluster)))
     command = [sys.executable, "-m", "clusterheal.cli", "engine", "--port", str(port), "--mode", "auto"]
@@ -277,7 +277,7 @@ async def _engine(scratch: Path, cluster: str) -> AsyncIterator[tuple[psutil.Pro
     child = subprocess.Popen(command, stderr=log, env={**os.environ, "CLUSTERHEAL_LOG__FORMAT": "json"})
     address = f"http://127.0.0.1:{port}"
     try:
-        await _until_answered(f"{address}/readyz", child)
+        await _until_answered(f"{address}/readyz", child, "leading")
         yield psutil.Process(child.pid), address
     finally:
         child.terminate()
@@ -285,13 +285,15 @@ async def _engine(scratch: Path, cluster: str) -> AsyncIterator[tuple[psutil.Pro
         log.close()
 
 
-async def _until_answered(url: str, child: subprocess.Popen[bytes]) -> None:
+async def _until_answered(url: str, child: subprocess.Popen[bytes], field: str | None = None) -> None:
+    """Until `url` answers with 200, and with a true `field` where one is named."""
     async with httpx.AsyncClient() as client:
         for _ in range(6000):
             if child.poll() is not None:
                 raise SystemExit(f"the process behind {url} ended with code {child.returncode}")
             try:
-                if (await client.get(url)).status_code == 200:
+                answer = await client.get(url)
+                if answer.status_code == 200 and (field is None or answer.json()[field]):
                     return
             except httpx.TransportError:
                 pass

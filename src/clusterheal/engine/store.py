@@ -77,39 +77,44 @@ class IncidentStore:
         self._timeout = request_timeout.total_seconds()
         self._queues: dict[str, _Queue] = {}  # only of roots for which somebody waits
         self._writers = asyncio.Semaphore(WRITERS)
-        self._decoded: dict[tuple[str, str], Record] = {}
         self._read_from: Mapping[Key, Manifest] | None = None
         self._records: Mapping[str, Record] = {}
-        self._by_root: Mapping[str, list[Record]] = {}
+        self._by_root: dict[str, list[Record]] = {}
 
     def records(self) -> Mapping[str, Record]:
         """All incidents known to this replica, by name; unreadable ones are logged and left out."""
         objects = self._cache.objects(INCIDENTS)
         if objects is not self._read_from:
             self._read_from = objects
-            self._records = self._decode(objects.values())
-            by_root: dict[str, list[Record]] = {}
-            for record in self._records.values():
-                by_root.setdefault(record.root, []).append(record)
-            self._by_root = {key: sorted(group, key=lambda r: -r.sequence) for key, group in by_root.items()}
+            self._records = self._read_anew(objects.values())
         return self._records
 
-    def _decode(self, objects: Iterable[Manifest]) -> Mapping[str, Record]:
-        found: dict[str, Record] = {}
-        fresh: dict[tuple[str, str], Record] = {}
+    def _read_anew(self, objects: Iterable[Manifest]) -> Mapping[str, Record]:
+        """Only what changed is decoded and ordered again: in a storm every write changes one of many."""
+        known, found = self._records, dict[str, Record]()
         for obj in objects:
-            key = (obj["metadata"]["name"], obj["metadata"].get("resourceVersion", ""))
-            record = self._decoded.get(key)
-            if record is None:
+            metadata = obj["metadata"]
+            record = known.get(metadata["name"])
+            if record is None or record.resource_version != metadata.get("resourceVersion"):
                 try:
                     record = decode(obj)
                 except InvalidInput as exc:
                     log.warning("incident skipped", extra={"error": str(exc)})
                     continue
-            fresh[key] = record
             found[record.name] = record
-        self._decoded = fresh
+        for name in known.keys() | found.keys():
+            if (old := known.get(name)) is not (new := found.get(name)):
+                self._reindex(old, new)
         return found
+
+    def _reindex(self, old: Record | None, new: Record | None) -> None:
+        if old is not None:
+            left = [r for r in self._by_root.pop(old.root) if r is not old]
+            if left:
+                self._by_root[old.root] = left
+        if new is not None:
+            group = [*self._by_root.get(new.root, ()), new]
+            self._by_root[new.root] = sorted(group, key=lambda r: -r.sequence)
 
     def of_root(self, target: ObjectRef) -> list[Record]:
         """Incidents of one root object, newest first."""
