@@ -5,6 +5,7 @@ Nothing here writes or waits. `act` in `reconcile` carries the steps out; replay
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -24,6 +25,8 @@ from clusterheal.engine.guards.rate import worn_out
 from clusterheal.engine.names import digest
 from clusterheal.engine.records import HOLDING, ActionRecord, Record
 from clusterheal.engine.world import Leadership, World
+
+log = logging.getLogger(__name__)
 
 PENDING = frozenset({IncidentState.OPEN, IncidentState.PLANNED, IncidentState.AWAITING_APPROVAL})
 MAX_INTENTS = 5  # intents that came to nothing before people are told
@@ -56,7 +59,11 @@ def decide(world: World, leadership: Leadership) -> list[Step]:
     """The next step of every open incident, in a fixed order."""
     steps: dict[str, Step] = {}
     for record in sorted(world.open_records, key=lambda r: r.name):
-        after, effect = _continue(record, world, leadership)
+        try:
+            after, effect = _continue(record, world, leadership)
+        except Exception as exc:  # one incident that cannot be read must not hold up all the others
+            log.exception("no decision", extra={"incident": record.name})
+            after, effect = _undecided(record, world, exc), None
         steps[record.name] = Step(before=record, after=after, effect=effect)
         # What ends in this round still holds its objects and its budget: its end is not stored yet.
         world = world.with_record(record if record.state in HOLDING else after)
@@ -73,7 +80,11 @@ def decide(world: World, leadership: Leadership) -> list[Step]:
         after = replace(steps[name].after, deferred_by=reason, guards=(), message=f"waits for {reason}")
         steps[name] = replace(steps[name], after=_expired(after, world) or after)
     for candidate in winners:
-        after, effect = _gate(candidate, world, leadership)
+        try:
+            after, effect = _gate(candidate, world, leadership)
+        except Exception as exc:
+            log.exception("no decision", extra={"incident": candidate[0].name})
+            after, effect = _undecided(candidate[0], world, exc), None
         steps[after.name] = replace(steps[after.name], after=after, effect=effect)
         world = world.with_record(after)
     return [s for s in steps.values() if s.effect is not None or _worth_writing(s.before, s.after)]
@@ -85,6 +96,17 @@ def _continue(record: Record, world: World, leadership: Leadership) -> tuple[Rec
     if record.state is IncidentState.ACTING:
         return record, Effect.ACT
     return _judge(record, world, leadership)
+
+
+def _undecided(record: Record, world: World, exc: Exception) -> Record:
+    """Without a plan while it is open, so that nothing is done on an old one; what is under way stays held."""
+    if record.state not in PENDING:
+        return record
+    record = replace(record, plan=None, plan_id=None)
+    if world.now - record.opened_at < world.config.triage_timeout:
+        return record
+    message = f"no decision could be made: {exc!r}; the log has more, a person has to look"
+    return record.moved(IncidentState.ESCALATED, message, world.now)
 
 
 def _triage(record: Record, world: World) -> Record:

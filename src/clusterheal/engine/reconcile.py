@@ -138,6 +138,9 @@ class Reconciler:
                 await self._carry_out(step)
             except (Superseded, ApiRetryable, FenceLost) as exc:
                 log.info("step put off", extra={"incident": step.before.name, "reason": str(exc)})
+            except ClusterhealError as exc:  # refused for good: that is this incident's trouble and no other's
+                log.warning("step failed", extra={"incident": step.before.name, "error": str(exc)})
+                self._reporter.round_failed(exc)
 
     def _fenced(self) -> bool:
         """Whether the lease under which this round decided is still held, with time for one more request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -311,6 +312,31 @@ def test_an_open_incident_becomes_an_intent_with_everything_written_down() -> No
     assert intent.not_after == NOW + Config().action_timeout
     assert [g.guard for g in step.after.guards] == [name for name, _ in GUARDS]
     assert [t.state for t in step.after.timeline] == ["Planned", "Acting"]
+
+
+@pytest.mark.parametrize("broken", ["clusterheal.engine.decide.diagnose", "clusterheal.engine.decide.evaluate"])
+def test_an_incident_that_no_decision_can_be_made_of_does_not_hold_up_the_others(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = broken.rsplit(".", 1)
+    real = getattr(sys.modules[module], name)
+
+    def fails(subject: Any, *rest: Any) -> Any:
+        if getattr(subject, "record", subject).target == CART:
+            raise ValueError("no quantity")
+        return real(subject, *rest)
+
+    monkeypatch.setattr(broken, fails)
+    other = replace(CART, name="checkout", uid="uid-checkout")
+    planned = replace(record(), plan=plan(), plan_id="p1", state=IncidentState.PLANNED)
+    steps = {s.before.name: s for s in decide(world(planned, record(target=other)), LEADER)}
+    assert steps["deployment-checkout-1"].effect is Effect.ACT
+    assert steps["deployment-cart-1"].effect is None
+    assert steps["deployment-cart-1"].after.plan is None
+    old = replace(planned, opened_at=NOW - timedelta(hours=1))
+    (step,) = decide(world(old), LEADER)
+    assert step.after.state is IncidentState.ESCALATED
+    assert "no quantity" in step.after.message
 
 
 def test_the_same_world_gives_the_same_decisions() -> None:

@@ -11,14 +11,19 @@ from typing import Any
 
 import httpx
 import pytest
-from engine_kit import NOW, record, snapshot, world
+from engine_kit import CART, LEADER, NOW, record, snapshot, world
 
 from clusterheal.engine.audit import Reporter
 from clusterheal.engine.cache import REFUSED_AGAIN, Cache, Wanted
 from clusterheal.engine.events import write_event
 from clusterheal.engine.lease import Elector, LeaseTimes
 from clusterheal.engine.metrics import EngineMetrics
+from clusterheal.engine.reconcile import Reconciler
+from clusterheal.engine.records import Record
+from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.silence_reader import SilenceReader
+from clusterheal.engine.views import Snapshot
+from clusterheal.engine.world import Config, Leadership, World
 from clusterheal.kube.ports import ApiError, ObjectList, Resource
 from clusterheal.kube.resources import INCIDENTS, MACHINE_CONFIG_POOLS, NODE_HEALTH_CHECKS, NODES
 from clusterheal.settings import PrometheusSettings
@@ -177,3 +182,50 @@ async def test_a_lease_is_not_used_up_by_one_request_without_an_answer() -> None
     elector = Elector(Silent(), Clock(), namespace="platform", identity="a", times=times)  # type: ignore[arg-type]
     assert await asyncio.wait_for(elector.try_once(), 5) is False
     assert not elector.leading
+
+
+class Refusing:
+    """The parts around a loop: a server that takes no status of one incident."""
+
+    def __init__(self, refused: str) -> None:
+        self.refused = refused
+        self.written: list[str] = []
+        self.namespace = "platform"
+
+    def records(self) -> dict[str, Record]:
+        other = replace(CART, name="checkout", uid="uid-checkout")
+        return {r.name: r for r in (record(), record(target=other))}
+
+    async def write_status(self, stored: Record) -> Record:
+        if stored.name == self.refused:
+            raise ApiError(422, "Invalid", "status.message: too long")
+        self.written.append(stored.name)
+        return stored
+
+    def snapshot(self) -> Snapshot:
+        return snapshot()
+
+    def leadership(self) -> Leadership:
+        return LEADER
+
+    async def observe(self, _: World) -> ModelVerdicts:
+        return ModelVerdicts()
+
+
+async def test_a_status_that_a_server_refuses_holds_up_no_other_incident() -> None:
+    parts: Any = Refusing("deployment-cart-1")
+    metrics = EngineMetrics()
+    loop = Reconciler(
+        cluster=parts,
+        cache=parts,
+        store=parts,
+        elector=parts,
+        clock=Clock(),
+        config=Config(),
+        observer=parts,
+        reporter=Reporter(metrics, Clock()),
+        interval=timedelta(seconds=1),
+    )
+    await loop.round()
+    assert parts.written == ["deployment-checkout-1"]
+    assert metrics.registry.get_sample_value("clusterheal_rounds_failed_total", {"error": "ApiError"}) == 1
