@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import random
+import signal
 import socket
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -149,7 +150,8 @@ def _text(url: object | None) -> str | None:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Without the explicit protocol asyncio leaves Nagle's algorithm on: 40 ms per answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -174,6 +176,10 @@ async def _run(app: FastAPI, engine: Engine, settings: EngineSettings, listener:
         ssl_keyfile=settings.tls_key_file,
     )
     server = uvicorn.Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The server raises a signal again once it has ended; unheard, that would end the process before the lease is
+        # given up.
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
     loop = asyncio.create_task(engine.run())
     web = asyncio.create_task(server.serve(sockets=[listener]))
     done, pending = await asyncio.wait({loop, web}, return_when=asyncio.FIRST_COMPLETED)
