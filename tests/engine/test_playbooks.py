@@ -443,7 +443,7 @@ def a_model(previous: timedelta | None = timedelta(hours=1), *, now: Any = None)
     notes = {}
     if previous is not None:
         before = Placement(uri=f"{path}/v000001/", labels={VERSION_LABEL: "v000001"})
-        notes = {PREVIOUS: Previous(placement=before, since=now - previous).to_json()}
+        notes = {PREVIOUS: Previous(placement=before, since=now - previous, replaced_by=f"{path}/v000002/").to_json()}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -451,8 +451,8 @@ def a_model(previous: timedelta | None = timedelta(hours=1), *, now: Any = None)
             "name": "anomaly-detector",
             "namespace": NAMESPACE,
             "labels": {VERSION_LABEL: "v000002"},
-            "annotations": notes,
         },
+        "status": {"annotations": notes},
         "spec": {
             "predictor": {"model": {"storageUri": f"{path}/v000002/", "modelFormat": {"name": "clusterheal-onnx"}}}
         },

@@ -17,8 +17,10 @@ from clusterheal.kube.ports import Manifest
 from clusterheal.kube.resources import INFERENCE_SERVICES
 
 FIELD_MANAGER = "clusterheal-rollout"
-ROLLOUT = "clusterheal.io/rollout"  # annotation: a rollout is under way
-PREVIOUS = "clusterheal.io/previous"  # annotation: what the model in service replaced, to go back to
+# Notes, in `status.annotations`: KServe copies an InferenceService's own annotations into its pods, so that each change
+# of one replaces them.
+ROLLOUT = "clusterheal.io/rollout"  # a rollout is under way
+PREVIOUS = "clusterheal.io/previous"  # what the model in service replaced, to go back to
 VERSION_LABEL = "clusterheal.io/model-version"
 REGISTRY_LABELS = "modelregistry.opendatahub.io"
 _OWN_LABELS = (
@@ -43,27 +45,49 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """The registered version that was in service before, and since when it is not any more."""
+    """The registered version that was in service before, since when it is not any more, and the path of what is."""
 
     placement: Placement
     since: datetime
+    replaced_by: str
 
     def to_json(self) -> str:
-        data = {"uri": self.placement.uri, "labels": dict(self.placement.labels), "since": self.since.isoformat()}
+        data = {
+            "uri": self.placement.uri,
+            "labels": dict(self.placement.labels),
+            "since": self.since.isoformat(),
+            "replaced_by": self.replaced_by,
+        }
         return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
+def notes_of(service: Manifest) -> Mapping[str, str]:
+    """What the rollout has noted on the object."""
+    return (service.get("status") or {}).get("annotations") or {}
+
+
+def notes_patch(found: Manifest, notes: Mapping[str, str | None]) -> Manifest:
+    """A merge patch of the status, refused when the object has changed since it was `found`; `None` removes a note."""
+    metadata = {key: found["metadata"][key] for key in ("resourceVersion", "uid")}
+    return {"metadata": metadata, "status": {"annotations": dict(notes)}}
+
+
 def previous_of(service: Manifest) -> Previous | None:
-    """What the last rollout replaced; `None` when there was none, or the note cannot be read."""
-    text = (service["metadata"].get("annotations") or {}).get(PREVIOUS)
-    if text is None:
+    """What the last rollout replaced; `None` when there was none, something else is served since, or the note cannot
+    be read."""
+    text = notes_of(service).get(PREVIOUS)
+    current = placement_of(service)
+    if text is None or current is None:
         return None
     try:
         data = json.loads(text)
         placement = Placement(uri=data["uri"], labels=data["labels"])
-        return Previous(placement=placement, since=datetime.fromisoformat(data["since"]))
+        since, replaced_by = datetime.fromisoformat(data["since"]), data["replaced_by"]
     except (ValueError, KeyError, TypeError):
         return None  # written by hand: no version to trust
+    if replaced_by != current.uri:
+        return None
+    return Previous(placement=placement, since=since, replaced_by=replaced_by)
 
 
 def placement_of(service: Manifest) -> Placement | None:
@@ -82,16 +106,12 @@ def model_of(service: Manifest | None) -> Mapping[str, Any]:
     return (((service or {}).get("spec") or {}).get("predictor") or {}).get("model") or {}
 
 
-def configuration(
-    name: str, namespace: str, found: Manifest | None, placement: Placement | None, annotations: Mapping[str, str]
-) -> Manifest:
+def configuration(name: str, namespace: str, found: Manifest | None, placement: Placement | None) -> Manifest:
     """All that the field manager says of the object; what it leaves out is taken back."""
     metadata: Manifest = {"name": name, "namespace": namespace}
     if found is not None:
         metadata["resourceVersion"] = found["metadata"]["resourceVersion"]
         metadata["uid"] = found["metadata"]["uid"]
-    if annotations:
-        metadata["annotations"] = dict(annotations)
     config: Manifest = {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": INFERENCE_SERVICES.kind,

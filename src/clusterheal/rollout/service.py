@@ -1,10 +1,10 @@
-"""The InferenceService as the rollout sees it: one fenced server-side apply for everything that it owns."""
+"""The InferenceService as the rollout sees it: fenced writes of what it owns."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,15 +14,18 @@ from clusterheal.errors import PermanentError, RetryableError
 from clusterheal.kube.inference_service import (
     FIELD_MANAGER,
     PREVIOUS,
+    ROLLOUT,
     Placement,
     Previous,
     configuration,
+    notes_of,
+    notes_patch,
     path_fields,
     placement_of,
 )
 from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest, PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
-from clusterheal.rollout.state import ANNOTATION, RolloutBusy, RolloutState
+from clusterheal.rollout.state import RolloutBusy, RolloutState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,9 +55,10 @@ class Canary:
 class Service:
     """Reads and writes one InferenceService for one holder.
 
-    Everything written is one apply configuration of one field manager: the model's path, the version labels, and the
-    annotation with the rollout's state. Each write carries the resourceVersion in which this holder was seen to
-    hold the lease, so that a rollout that was taken over cannot write any more.
+    The model's path and the version labels are one apply configuration of one field manager. The rollout's state is a
+    note in the status, since a change of the object's annotations or labels would make KServe replace the pods. Each
+    write carries the resourceVersion in which this holder was seen to hold the lease, so that a rollout that was taken
+    over cannot write any more.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Service:
             RolloutBusy: a living holder has it.
             PermanentError: fields that this rollout must own are owned by somebody else.
         """
+        created: RolloutState | None = None
         for _ in range(ATTEMPTS):
             found = await self.read()
             left = state_of(found) if found is not None else None
@@ -93,50 +98,58 @@ class Service:
                     f"InferenceService {self.namespace}/{self.name} is being rolled out by {left.holder} "
                     f"({left.target.version}, step {left.step}) until {left.expires:%H:%M:%S}; try again later"
                 )
-            state = self._renewed(left if left is not None else begin(found))
-            live = placement_of(found) if found is not None else state.target
-            if await self._apply(found, live, state):
+            state = self._renewed(left or created or begin(found))
+            if found is None:
+                created = state
+                await self._apply(None, state.target)  # then read again: another holder may have made it just now
+            elif await self._note(found, {ROLLOUT: state.to_json()}) is not None:
+                await self._own_fields(left)
                 return state, left is not None
         raise self._too_busy()
+
+    async def _own_fields(self, left: RolloutState | None) -> None:
+        """Own what is served already, by writing it as it is; without that nothing else can be written either."""
+        try:
+            await self._fenced(lambda found: self._apply(found, placement_of(found)))
+        except PermanentError:
+            await self._fenced(lambda found: self._note(found, {ROLLOUT: None if left is None else left.to_json()}))
+            raise
 
     async def write(
         self, state: RolloutState, placement: Placement | None, canary: Canary | None = None
     ) -> RolloutState:
         """Make the object serve `placement` (None: our fields are taken back) and keep `state`, renewing the lease.
 
+        The state is written first: what was cut off between the two is done again by whoever reads it.
         `canary` gets its share of the Route's traffic beside it; without one, an earlier canary entry is dropped.
 
         Raises:
             RolloutBusy: the lease was lost.
             PermanentError: the object is gone, or somebody else owns a field.
         """
-        state = self._renewed(state)
-        await self._fenced(placement, state, canary)
+        state = await self._keep(self._renewed(state))
+        await self._fenced(lambda found: self._apply(found, placement, canary))
         return state
 
     async def renew(self, state: RolloutState) -> RolloutState:
         """Keep the lease when half of it is used up; otherwise nothing is written."""
         if state.expires - self._clock.now() > self._lease / 2:
             return state
-        found = await self._held()
-        state = self._renewed(state)
-        await self._fenced(placement_of(found), state, canary_of(found))
-        return state
+        return await self._keep(self._renewed(state))
 
     async def hand_over(self, state: RolloutState, within: timedelta) -> RolloutState:
         """Keep the lease for `within`, in which the same holder's next step is to go on."""
-        found = await self._held()
-        state = replace(self._renewed(state), expires=self._clock.now() + within)
-        await self._fenced(placement_of(found), state, canary_of(found))
-        return state
+        return await self._keep(replace(self._renewed(state), expires=self._clock.now() + within))
 
     async def release(self, placement: Placement | None, *, replaced: Placement | None = None) -> None:
         """Serve `placement` and drop the state: the rollout is over. What it `replaced` is noted, to go back to."""
-        kept = replaced is not None and placement is not None and replaced.uri != placement.uri
-        previous = Previous(placement=replaced, since=self._clock.now()) if kept and replaced is not None else None
+        previous = None
+        if replaced is not None and placement is not None and replaced.uri != placement.uri:
+            previous = Previous(placement=replaced, since=self._clock.now(), replaced_by=placement.uri).to_json()
+        await self._fenced(lambda found: self._apply(found, placement))
         found = await self._held()
         for _ in range(ATTEMPTS):
-            if await self._apply(found, placement, None, previous=previous):
+            if await self._note(found, {ROLLOUT: None, PREVIOUS: previous}) is not None:
                 return
             again = await self.read()
             if again is not None and state_of(again) is None:
@@ -152,11 +165,14 @@ class Service:
             lambda: self._cluster.delete(INFERENCE_SERVICES, self.name, namespace=self.namespace, uid=uid), gone=True
         )
 
-    async def _fenced(
-        self, placement: Placement | None, state: RolloutState | None, canary: Canary | None = None
-    ) -> None:
+    async def _keep(self, state: RolloutState) -> RolloutState:
+        await self._fenced(lambda found: self._note(found, {ROLLOUT: state.to_json()}))
+        return state
+
+    async def _fenced(self, write: Callable[[Manifest], Awaitable[Manifest | None]]) -> None:
+        """Repeat `write`, each time of the object as it is then, with our lease on it."""
         for _ in range(ATTEMPTS):
-            if await self._apply(await self._held(), placement, state, canary):
+            if await write(await self._held()) is not None:
                 return
         raise self._too_busy()
 
@@ -174,46 +190,59 @@ class Service:
         return found
 
     async def _apply(
-        self,
-        found: Manifest | None,
-        placement: Placement | None,
-        state: RolloutState | None,
-        canary: Canary | None = None,
-        previous: Previous | None = None,
-    ) -> bool:
-        """False when the object changed meanwhile; then read again."""
-        notes = {} if state is None else {ANNOTATION: state.to_json()}
-        if state is None and previous is not None:
-            notes = {PREVIOUS: previous.to_json()}
-        config = configuration(self.name, self.namespace, found, placement, notes)
+        self, found: Manifest | None, placement: Placement | None, canary: Canary | None = None
+    ) -> Manifest | None:
+        """The object as written; None when it changed meanwhile: then read again."""
+        config = configuration(self.name, self.namespace, found, placement)
         if canary is not None and found is not None:
             config["spec"]["canary"] = [canary.entry(found)]
         try:
-            await self.retrying(
-                lambda: self._cluster.patch(
+            return await self._once(
+                self._cluster.patch(
                     INFERENCE_SERVICES,
                     self.name,
                     config,
                     patch_type=PatchType.APPLY,
                     namespace=self.namespace,
                     field_manager=FIELD_MANAGER,
-                ),
-                attempts=1,
+                )
             )
-        except ApiRetryable as exc:
-            log.info("write to be repeated", extra={"service": self.name, "reason": str(exc)})
-            await self._clock.sleep(0.2)
-            return False
         except ApiError as exc:
-            if exc.status == 409 and not _field_conflict(exc):
-                return False
-            if exc.status == 409:
+            if exc.status == 409 and _field_conflict(exc):
                 raise PermanentError(
                     f"InferenceService {self.namespace}/{self.name}: somebody else owns the model path: {exc.message}; "
                     "let GitOps ignore spec.predictor.model.storageUri and the version labels"
                 ) from exc
+            if exc.status == 409:
+                return None
             raise
-        return True
+
+    async def _note(self, found: Manifest, notes: Mapping[str, str | None]) -> Manifest | None:
+        """The object with these notes; None when it changed meanwhile: then read again."""
+        try:
+            return await self._once(
+                self._cluster.patch(
+                    INFERENCE_SERVICES,
+                    self.name,
+                    notes_patch(found, notes),
+                    patch_type=PatchType.MERGE,
+                    namespace=self.namespace,
+                    subresource="status",
+                    field_manager=FIELD_MANAGER,
+                )
+            )
+        except ApiError as exc:
+            if exc.status == 409:
+                return None
+            raise
+
+    async def _once(self, write: Awaitable[Manifest]) -> Manifest | None:
+        try:
+            return await write
+        except ApiRetryable as exc:  # perhaps it was written: only another look can tell
+            log.info("write to be repeated", extra={"service": self.name, "reason": str(exc)})
+            await self._clock.sleep(exc.retry_after or 0.2)
+            return None
 
     async def retrying(
         self, call: Callable[[], Awaitable[T]], *, attempts: int = ATTEMPTS, gone: bool = False
@@ -239,20 +268,9 @@ class Service:
 
 
 def state_of(service: Manifest) -> RolloutState | None:
-    """The rollout that is under way, by the object's annotation."""
-    text = (service["metadata"].get("annotations") or {}).get(ANNOTATION)
+    """The rollout that is under way, by what it noted."""
+    text = notes_of(service).get(ROLLOUT)
     return RolloutState.from_json(text) if text else None
-
-
-def canary_of(service: Manifest) -> Canary | None:
-    """The canary entry that the object has, if any."""
-    for entry in (service.get("spec") or {}).get("canary") or []:
-        predictor = entry.get("predictor") or {}
-        model = predictor.get("model") or {}
-        uri = model.get("storageUri") or (model.get("storage") or {}).get("path")
-        if uri:
-            return Canary(name=str(predictor.get("name", "")), uri=str(uri), percent=int(entry["trafficPercent"]))
-    return None
 
 
 def address_of(service: Manifest) -> str | None:

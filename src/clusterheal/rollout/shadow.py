@@ -8,11 +8,10 @@ from clusterheal.kube.inference_service import FIELD_MANAGER, Placement
 from clusterheal.kube.ports import ApiError, Cluster, Manifest, PatchType
 from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, INFERENCE_SERVICES
 from clusterheal.rollout.service import Service
-from clusterheal.rollout.state import ANNOTATION
 
 SHADOW_OF = "clusterheal.io/shadow-of"
 CRD = f"{INFERENCE_SERVICES.plural}.{INFERENCE_SERVICES.group}"
-_NOT_COPIED = (ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration")
+_NOT_COPIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def shadow_name(name: str) -> str:
@@ -29,7 +28,7 @@ def shadow_manifest(incumbent: Manifest, target: Placement) -> Manifest:
     else:
         model["storageUri"] = target.uri
     predictor["minReplicas"] = predictor["maxReplicas"] = 1
-    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _NOT_COPIED}
+    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != _NOT_COPIED}
     return {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": INFERENCE_SERVICES.kind,

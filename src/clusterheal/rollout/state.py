@@ -1,4 +1,4 @@
-"""What a rollout has done so far, kept in an annotation of the InferenceService: survives a kill at any step."""
+"""What a rollout has done so far, noted on the InferenceService: survives a kill at any step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 from clusterheal.errors import PermanentError, RetryableError
 from clusterheal.kube.inference_service import REGISTRY_LABELS, ROLLOUT, VERSION_LABEL, Placement
-
-ANNOTATION = ROLLOUT
 
 
 class RolloutBusy(RetryableError):
@@ -98,13 +96,12 @@ class RolloutState:
             )
         except (ValueError, TypeError, KeyError) as exc:
             raise PermanentError(
-                f"annotation {ANNOTATION} cannot be read ({exc}); see what the InferenceService serves, "
-                "then remove the annotation"
+                f"status.annotations[{ROLLOUT!r}] cannot be read ({exc}); see what the InferenceService serves, "
+                "then remove it"
             ) from exc
 
 
 __all__ = [
-    "ANNOTATION",
     "REGISTRY_LABELS",
     "VERSION_LABEL",
     "Baseline",

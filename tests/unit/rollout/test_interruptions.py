@@ -13,7 +13,7 @@ from clusterheal.kube.ports import ApiRetryable, PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
 from clusterheal.registry.versions import ModelVersion, State
 from clusterheal.rollout import RolloutBusy, RolloutOutcome, RolloutResult
-from clusterheal.rollout.state import ANNOTATION
+from clusterheal.rollout.service import state_of
 from clusterheal.settings import Settings, load_settings
 
 from .conftest import REAL, OpenWorld, World
@@ -103,7 +103,7 @@ async def assert_settled(world: World, version: str) -> None:
     assert service is not None
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith(f"/{version}/")
     assert await world.served_version() == version
-    assert ANNOTATION not in service["metadata"].get("annotations", {})
+    assert state_of(service) is None
     assert await world.service(f"{DETECTOR}-shadow") is None
     assert world.registry.states()[version] == "serving"
     assert list(world.registry.states().values()).count("serving") == 1
@@ -125,9 +125,8 @@ async def test_a_kill_at_any_write_is_recovered_by_the_next_rollout(
             pass
         else:
             break
-        if await world.service() is not None and ANNOTATION in (await world.service())["metadata"].get(  # type: ignore[index]
-            "annotations", {}
-        ):
+        left = await world.service()
+        if left is not None and state_of(left) is not None:
             with pytest.raises(RolloutBusy, match="is being rolled out by"):
                 await world.roll(quick, then)
         world.clock.time += timedelta(seconds=61)
@@ -191,7 +190,7 @@ async def test_two_rollouts_of_one_service_exclude_each_other(
     refused: list[str] = []
 
     async def rival() -> None:
-        if not refused and ANNOTATION in (await world.service())["metadata"].get("annotations", {}):  # type: ignore[index]
+        if not refused and state_of(await world.service()) is not None:  # type: ignore[arg-type]
             with pytest.raises(RolloutBusy) as caught:
                 await world.roll(quick, "v000003")
             refused.append(str(caught.value))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from clusterheal.kube.ports import PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
 from clusterheal.registry.versions import State
 from clusterheal.rollout import RolloutOutcome, Step
-from clusterheal.rollout.state import ANNOTATION, VERSION_LABEL
+from clusterheal.rollout.service import state_of
+from clusterheal.rollout.state import VERSION_LABEL
 from clusterheal.settings import Settings
 
 from .conftest import World
@@ -37,7 +40,7 @@ async def test_the_first_version_creates_the_service(world: World, settings: Set
     assert service is not None
     assert service["metadata"]["labels"][VERSION_LABEL] == "v000001"
     assert service["metadata"]["labels"]["modelregistry.opendatahub.io/model-version-id"] == "1"
-    assert ANNOTATION not in service["metadata"].get("annotations", {})
+    assert state_of(service) is None
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith("/v000001/")
     assert world.registry.states()["v000001"] == "serving"
 
@@ -56,6 +59,28 @@ async def test_a_good_candidate_is_staged_compared_promoted_and_watched(
     assert await world.service("anomaly-detector-shadow") is None
     states = world.registry.states()
     assert (states["v000001"], states["v000002"]) == ("previous", "serving")
+
+
+async def test_kserve_sees_nothing_to_copy_into_the_pods_but_the_version(
+    world: World, settings: Settings, packages: Packages
+) -> None:
+    """KServe copies annotations and labels into the Deployment's pods: a change of one replaces them."""
+    await in_service(world, settings, packages)
+    seen: list[str] = []
+
+    async def look() -> None:
+        found = await world.service()
+        assert found is not None
+        copied = (found["metadata"].get("annotations") or {}, found["metadata"]["labels"], found["spec"])
+        if (text := json.dumps(copied, sort_keys=True)) not in seen:
+            seen.append(text)
+
+    await look()
+    world.clock.meanwhile.append(look)
+    long = settings.model_copy(update={"rollout": settings.rollout.model_copy(update={"bake": timedelta(minutes=3)})})
+    assert (await world.roll(long, "v000002")).outcome is RolloutOutcome.PROMOTED  # with several renewals of the lease
+    await look()
+    assert ["v000001" in text for text in seen] == [True, False]
 
 
 async def test_rolling_out_what_is_in_service_changes_nothing(
@@ -166,7 +191,7 @@ async def test_a_fault_leaves_the_version_before_in_service(
     service = await world.service()
     assert service is not None
     assert service["metadata"]["labels"][VERSION_LABEL] == "v000001"
-    assert ANNOTATION not in service["metadata"].get("annotations", {})
+    assert state_of(service) is None
     assert await world.service("anomaly-detector-shadow") is None
     states = world.registry.states()
     assert (states["v000001"], states[version]) == ("serving", "candidate")
@@ -301,7 +326,9 @@ async def test_the_shell_that_gitops_made_keeps_its_fields(
     assert service["spec"]["predictor"]["minReplicas"] == 2
     assert service["spec"]["predictor"]["model"]["runtime"] == "ours"
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith("/v000001/")
-    owners = {e["manager"]: str(e["fieldsV1"]) for e in service["metadata"]["managedFields"]}
+    owners = {
+        e["manager"]: str(e["fieldsV1"]) for e in service["metadata"]["managedFields"] if e["operation"] == "Apply"
+    }
     assert "f:storageUri" in owners["clusterheal-rollout"]
     assert "f:storageUri" not in owners["argocd-controller"]
     assert "f:minReplicas" not in owners["clusterheal-rollout"]

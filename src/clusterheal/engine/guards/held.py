@@ -8,7 +8,7 @@ from clusterheal.engine.names import CORDON_OWNER, root_key
 from clusterheal.engine.ownership import CHANGES_SPEC, Deployed, application_named, deployed_by
 from clusterheal.engine.quantities import quantity
 from clusterheal.engine.views import condition, replicas_wanted, rollout_complete
-from clusterheal.kube.inference_service import ROLLOUT
+from clusterheal.kube.inference_service import ROLLOUT, notes_of
 from clusterheal.kube.ports import Manifest
 from clusterheal.kube.resources import APPLICATIONS, HORIZONTAL_POD_AUTOSCALERS
 
@@ -25,7 +25,7 @@ def check(case: GuardCase) -> Answer:
         return False, f"{case.target} is this engine, which does not act on itself"
     if case.target.kind == "Node":
         return _node(case, manifest)
-    if ROLLOUT in (manifest["metadata"].get("annotations") or {}):
+    if ROLLOUT in notes_of(manifest):
         return False, f"a model rollout of {case.target} is under way, which has its own way back"
     owner = deployed_by(manifest)
     if case.target.kind == "Application" or owner.kind is Deployed.ARGO_CD:
