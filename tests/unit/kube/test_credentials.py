@@ -114,3 +114,20 @@ def test_nothing_configured_names_every_place_that_was_looked_at(
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     with pytest.raises(InvalidInput, match=r"kubernetes\.kubeconfig or kubernetes\.server"):
         find_credentials(KubernetesSettings())
+
+
+def test_a_clusters_ca_without_key_identifiers_is_taken_by_newer_pythons_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ssl.create_default_context
+
+    def strict(**given: Any) -> ssl.SSLContext:  # the default from Python 3.13 on
+        context = made(**given)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    context = from_kubeconfig(write(tmp_path, {"token": "t"})).verify
+    assert isinstance(context, ssl.SSLContext)
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
