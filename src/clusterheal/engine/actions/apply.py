@@ -120,7 +120,8 @@ async def apply(
 
 
 def _refusal(intent: ActionRecord, exc: ApiError) -> str:
-    if exc.status == 403:
+    # Quotas and admission webhooks refuse with 403, too; only the authorizer says it in these words.
+    if exc.status == 403 and "cannot patch" in exc.message:
         plural = KINDS[intent.target.kind].plural
         role, component = (
             ("clusterheal-node-act", "remediation-nodes")
