@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clusterheal.rollout.state import ANNOTATION, REGISTRY_LABELS, VERSION_LABEL
+from clusterheal.rollout.state import REGISTRY_LABELS, VERSION_LABEL
 from tests.manifests.rendering import (
     INCLUDED,
     MANIFESTS,
@@ -141,7 +141,7 @@ def test_applications_leave_alone_what_others_write(argocd: list[Manifest]) -> N
         if app["spec"]["source"]["path"].startswith("manifests/overlays/"):
             rules = [r for r in app["spec"]["ignoreDifferences"] if r["kind"] == "InferenceService"]
             pointers = {p for r in rules for p in r.get("jsonPointers", [])}
-            written = {f"/metadata/annotations/{ANNOTATION}", f"/metadata/labels/{VERSION_LABEL}"}
+            written = {f"/metadata/labels/{VERSION_LABEL}"}
             written |= {f"/metadata/labels/{REGISTRY_LABELS}/{key}" for key in ("name", "model-version-id")}
             escaped = {re.sub(r"(?<=\.io)/", "~1", path) for path in written}
             assert escaped <= pointers

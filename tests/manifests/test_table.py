@@ -163,6 +163,14 @@ def test_storage_classes(variants: Variants, name: str, storage_class: str) -> N
     assert pipelines["database"]["mariaDB"]["storageClassName"] == storage_class
 
 
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_plain_kubernetes_lets_kserve_s_storage_initializer_in(variants: Variants, name: str) -> None:
+    """It has no security context of its own, and the level restricted would refuse every predictor's pod."""
+    labels = one(variants(name, "vanilla-kubernetes"), "Namespace", NAMESPACES[name])["metadata"]["labels"]
+    modes = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")}
+    assert modes == {"enforce": "baseline", "warn": "restricted", "audit": "restricted"}
+
+
 def test_security(variants: Variants) -> None:
     for name in OVERLAYS:
         namespace = one(variants(name), "Namespace", NAMESPACES[name])
