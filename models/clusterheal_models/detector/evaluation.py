@@ -21,6 +21,8 @@ from clusterheal_models.evaluation import assemble, check, held_out_window
 from clusterheal_models.export import run_onnx, session
 
 ORIGINS = 40
+LEAST_WINDOWS = 300
+"""Untouched windows that the threshold is taken from: of fewer, one per cent would be the single oddest one."""
 CLEAN_SHARE = 0.01
 MAGNITUDES = (1.5, 3.0, 6.0)
 MOST_ENTITIES = 256
@@ -43,9 +45,10 @@ def evaluate_detector(package: ModelPackage, panel: FeaturePanel, split: TimeSpl
             f"the held-out time has {len(panel.timestamps) - first} steps, expected at least {ORIGINS // 2}; "
             "collect a longer history or move the split"
         )
-    origins = np.unique(np.linspace(first, len(panel.timestamps) - 1, ORIGINS).round().astype(int))
     rng = np.random.default_rng(SEED)
     some = np.sort(rng.permutation(len(panel.entities))[:MOST_ENTITIES])
+    count = max(ORIGINS, -(-LEAST_WINDOWS // len(some)))
+    origins = np.unique(np.linspace(first, len(panel.timestamps) - 1, count).round().astype(int))
     peers = NaivePeers.fit(known)
     rows = _Scorer(package, panel, some, peers, rng)
     for origin in origins:
