@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def require_complaint(code: int | None, errors: str) -> str:
     """The error: told in words, never as a traceback, with a status that says so."""
     assert code not in (0, None)
     assert "Traceback" not in errors
-    assert errors.startswith("clusterheal: "), errors
+    assert re.search("^clusterheal: ", errors, re.M), errors
     return errors
 
 

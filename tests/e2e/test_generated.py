@@ -42,12 +42,10 @@ def test_a_memory_leak_is_healed_by_rule_before_a_pod_is_killed(kept: DemoRun) -
 
 
 def test_what_is_kept_up_answers_at_the_printed_addresses(kept: DemoRun) -> None:
-    shown = {
-        name: re.search(r"http://[\w.:/]+", kept.wait_for(f"  {name}", seconds=1))
-        for name in ("Prometheus", "Alertmanager", "engine", "model registry")
-    }
-    addresses = {name: match.group() for name, match in shown.items() if match}
-    assert len(addresses) == 4
+    names = ("Prometheus", "Alertmanager", "engine", "model registry")
+    shown = [re.search(rf"  ({'|'.join(names)}) +(http://[\w.:/]+)", line) for line in kept.lines]
+    addresses = {match[1]: match[2] for match in shown if match}
+    assert set(addresses) == set(names)
     up = httpx.get(f"{addresses['Prometheus']}/api/v1/query", params={"query": "up"}).json()
     assert up["data"]["result"][0]["value"][1] == "1"
     assert httpx.get(f"{addresses['Alertmanager']}/-/ready").is_success

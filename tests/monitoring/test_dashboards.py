@@ -101,6 +101,7 @@ async def heal_an_incident(platform: Any) -> None:
     """An alert about a workload, which the engine restarts, and which is over then; a second one meets the cooldown."""
     from scripts.monitoring.filled import post_alert, until
 
+    await until(lambda: _scraped(platform), seconds=60, what="a scrape of the engine before anything happens")
     started = datetime.now(UTC).isoformat()
     await post_alert(platform, "MemoryLeakPredicted", "cart", status="firing", started=started)
     await until(lambda: _reached(platform, "action"), seconds=60, what="action on shop/cart")
@@ -110,6 +111,13 @@ async def heal_an_incident(platform: Any) -> None:
     again = datetime.now(UTC).isoformat()
     await post_alert(platform, "ContainerMemoryLeak", "cart", status="firing", started=again)
     await asyncio.sleep(8)
+
+
+async def _scraped(platform: Any) -> bool:
+    """Whether Prometheus has the engine's counters from zero: `increase` sees no change before that."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{platform.ports.prometheus}", timeout=5) as client:
+        query = {"query": 'clusterheal_time_to_seconds_count{stage="act"} == 0'}
+        return bool((await client.get("/api/v1/query", params=query)).json()["data"]["result"])
 
 
 async def _reached(platform: Any, part: str) -> bool:

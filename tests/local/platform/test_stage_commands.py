@@ -123,7 +123,7 @@ def test_the_same_data_and_seed_train_the_same_models(dataset: Path, tmp_path: P
     for name in ("once", "again"):
         done = clusterheal("train", "--dataset", str(dataset), "--out", str(tmp_path / name))
         assert "Traceback" not in done.stderr
-        assert "training: detector ..." in done.stderr
+        assert "training: anomaly-detector ..." in done.stderr
         packages = [ModelPackage.load(tmp_path / name / m) for m in ("anomaly-detector", "predictive-analytics")]
         made.append({package.name: package.sha256 for package in packages})
     assert made[0] == made[1]
