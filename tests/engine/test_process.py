@@ -20,12 +20,16 @@ import pytest
 import trustme
 from api_kit import _space
 
+from clusterheal.clock import SystemClock
+from clusterheal.engine.codec import format_time
+from clusterheal.engine.guards import GUARDS
 from clusterheal.engine.names import LEASE_NAME
 from clusterheal.kube.resources import LEASES
 from clusterheal.local.kube.emulator import Emulator, serve
-from clusterheal.local.simulation.scenario import NAMESPACE, _deployment, _node, definitions
+from clusterheal.local.simulation.scenario import NAMESPACE, SHOP, _deployment, _node, definitions
 
 PATIENCE_SECONDS = 60.0
+UNDER_WAY = frozenset({"Open", "Planned", "Acting"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +143,25 @@ async def test_answers_are_not_held_back_by_the_kernel(tmp_path: Path) -> None:
             await client.get("/healthz")
             times.append(asyncio.get_running_loop().time() - began)
         assert min(times[1:]) < 0.03
+
+
+async def test_the_audit_log_has_one_json_line_for_each_step_of_an_incident(tmp_path: Path) -> None:
+    labels = {"alertname": "MemoryLeakPredicted", "namespace": SHOP, "workload": "cart"}
+    alert = {"status": "firing", "labels": labels, "startsAt": format_time(SystemClock().now())}
+    async with running(tmp_path) as engine, engine.client() as client:
+        answer = await client.post("/alerts", json={"version": "4", "alerts": [alert]})
+        assert answer.json() == {"signals": 1, "stored": 1}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (found := (await client.get("/api/v1/incidents")).json()["items"][0])["status"]["state"] in UNDER_WAY:
+                await asyncio.sleep(0.1)
+        lines = [line for line in engine.lines("clusterheal.audit") if line["event"] == "incident"]
+    states = [lines[0]["from_state"], *(line["to_state"] for line in lines)]
+    assert [line["from_state"] for line in lines] == states[:-1]
+    assert states[-1] == "Verifying"
+    assert lines[-1]["status"]["timeline"] == found["status"]["timeline"]
+    acting = next(line for line in lines if line["to_state"] == "Acting")
+    assert {verdict["guard"] for verdict in acting["status"]["guards"]} == {name for name, _ in GUARDS}
+    assert all(verdict["allowed"] for verdict in acting["status"]["guards"])
+    assert [told["details"]["labels"] for told in acting["signals"]] == [labels]
+    assert acting["models"]["contract_sha256"] is None
+    assert acting["status"]["action"]["action"] == "restart"

@@ -11,7 +11,7 @@ from clusterheal.clock import Clock
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
 from clusterheal.engine.actions import ACTIONS
 from clusterheal.engine.autonomy import harms_of
-from clusterheal.engine.codec import encode_status
+from clusterheal.engine.codec import encode_observation, encode_status
 from clusterheal.engine.decide import PENDING
 from clusterheal.engine.guards import GUARDS
 from clusterheal.engine.guards.history import actions_of
@@ -40,10 +40,11 @@ class Reporter:
         self._clock = clock
         self.pending_events: list[tuple[Record, str, str, str]] = []
         self._seen: set[str] | None = None
+        self._judged_by = _models_of(ModelVerdicts())
         _start_at_zero(metrics)
 
     def step(self, before: Record, after: Record) -> None:
-        """An incident's stored state changed."""
+        """An incident's stored state changed: one audit line with all that the decision rests on."""
         audit.info(
             "incident",
             extra={
@@ -52,7 +53,8 @@ class Reporter:
                 "from_state": before.state.value,
                 "to_state": after.state.value,
                 "status": encode_status(after),
-                "signals": [o.signal.fingerprint for o in after.active],
+                "signals": [encode_observation(o) for o in after.active],
+                "models": self._judged_by,
             },
         )
         if after.diagnosis is not None and (before.diagnosis is None or after.plan_id != before.plan_id):
@@ -107,7 +109,8 @@ class Reporter:
         log.warning("round failed", extra={"error": str(exc)})
 
     def world(self, world: World) -> None:
-        """Gauges of the moment."""
+        """Gauges of the moment, and the models that decisions rest on from now on."""
+        self._judged_by = _models_of(world.models)
         states = Counter(r.state for r in world.records.values())
         for state in IncidentState:
             self.metrics.incidents.labels(state.value).set(states.get(state, 0))
@@ -180,6 +183,16 @@ class Reporter:
         """Events not yet written; forgotten here."""
         events, self.pending_events = self.pending_events[-200:], []
         return events
+
+
+def _models_of(verdicts: ModelVerdicts) -> dict[str, str | list[str] | None]:
+    """For the audit log: what judged, under which contract; `problem` says why nothing did."""
+    heard = [*verdicts.detections.values(), *verdicts.forecasts.values()]
+    return {
+        "versions": sorted({word.model_version for word in heard}),
+        "contract_sha256": verdicts.contract_sha256,
+        "problem": verdicts.problem,
+    }
 
 
 def _start_at_zero(metrics: EngineMetrics) -> None:

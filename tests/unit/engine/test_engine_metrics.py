@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import orjson
 import pytest
-from engine_kit import AUTO, CART, NOW, action, past, record, world
+from engine_kit import AUTO, CART, NOW, action, diagnosis, past, plan, record, signal, world
 from prometheus_client import generate_latest
 
 from clusterheal.clock import SystemClock
@@ -18,6 +20,7 @@ from clusterheal.contracts import (
     EntityKind,
     FeatureContract,
     FeatureSpec,
+    GuardVerdict,
     IncidentState,
     ModelInputs,
     Verdict,
@@ -27,6 +30,7 @@ from clusterheal.engine.audit import Reporter
 from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.signals.window_quality import WindowQuality, share_in_band, window_quality
+from clusterheal.telemetry import JsonFormatter
 
 CONTRACT = FeatureContract(
     entity_kinds=(EntityKind(name="node", labels=("node",)), EntityKind(name="workload", labels=("namespace", "w"))),
@@ -105,6 +109,25 @@ def test_a_harm_shows_as_demotion_until_it_is_forgiven(reporter: Reporter) -> No
     later = harmed.outcome.finished_at + timedelta(minutes=1)
     reporter.world(world(harmed, policy=replace(AUTO, autonomy=replace(AUTO.autonomy, forgive_before=later))))
     assert value(reporter, "clusterheal_autonomy_demoted", action="restart", kind=CART.kind) is None
+
+
+def test_an_audit_line_has_the_inputs_the_guards_and_the_models_of_a_decision(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged = ModelVerdicts(detections={"node/a": detection(0.0, 1.0, 0.5)}, contract_sha256="c" * 64)
+    before = record(signal(details={"model_version": "v000001"}))
+    denied = GuardVerdict(guard="rate", allowed=False, reason="3 of 3 in this hour")
+    after = replace(before, state=IncidentState.PLANNED, plan=plan(), diagnosis=diagnosis(), guards=(denied,))
+    with caplog.at_level(logging.INFO, logger="clusterheal.audit"):
+        reporter.world(world(before, models=judged))
+        reporter.step(before, after)
+    lines = [orjson.loads(JsonFormatter().format(logged)) for logged in caplog.records]
+    assert len(lines) == 1
+    assert lines[0]["models"] == {"versions": ["v000001"], "contract_sha256": "c" * 64, "problem": None}
+    assert lines[0]["status"]["guards"] == [{"guard": "rate", "allowed": False, "reason": "3 of 3 in this hour"}]
+    assert (lines[0]["from_state"], lines[0]["to_state"]) == ("Open", "Planned")
+    (told,) = lines[0]["signals"]
+    assert (told["fingerprint"], told["details"]["model_version"]) == ("alert-memory-leak", "v000001")
 
 
 def test_a_refused_action_and_a_finished_round_are_counted(reporter: Reporter) -> None:
