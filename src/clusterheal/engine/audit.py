@@ -187,9 +187,10 @@ class Reporter:
 
 def _models_of(verdicts: ModelVerdicts) -> dict[str, str | list[str] | None]:
     """For the audit log: what judged, under which contract; `problem` says why nothing did."""
-    heard = [*verdicts.detections.values(), *verdicts.forecasts.values()]
+    versions = {d.model_version for d in verdicts.detections.values()}
+    versions |= {f.model_version for f in verdicts.forecasts.values()}
     return {
-        "versions": sorted({word.model_version for word in heard}),
+        "versions": sorted(versions),
         "contract_sha256": verdicts.contract_sha256,
         "problem": verdicts.problem,
     }
