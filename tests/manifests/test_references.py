@@ -26,10 +26,18 @@ pytestmark = pytest.mark.manifests
 Reference = tuple[str, str]
 
 # Labels of pods that KServe, the notebook controller, the pipelines' operator and Argo make.
-KSERVE = {"component": "predictor", "serving.kserve.io/inferenceservice": "anomaly-detector"}
+
+
+def predictor_pod(name: str, predictor: str | None = None) -> dict[str, str]:
+    """Labels that KServe gives; a canary's `predictor` has a name of its own."""
+    app = f"isvc.{predictor or name}-predictor"
+    return {"component": "predictor", "serving.kserve.io/inferenceservice": name, "app": app}
+
+
+KSERVE = predictor_pod("anomaly-detector")
 OTHERS_PODS: tuple[Mapping[str, str], ...] = (
     KSERVE,
-    KSERVE | {"serving.kserve.io/inferenceservice": "predictive-analytics"},
+    predictor_pod("predictive-analytics"),
     {"notebook-name": "self-healing-workbench"},
     {"component": "data-science-pipelines", "app": "ds-pipeline-dspa"},
     {"workflows.argoproj.io/workflow": "any", "app.kubernetes.io/part-of": "self-healing-platform"},
@@ -278,3 +286,10 @@ def test_network_policies_name_ports_that_something_listens_on(variants: Variant
         if o["kind"] == "NetworkPolicy":
             for port in values_of(o["spec"], "ports"):
                 assert {p["port"] for p in port} <= known, label(o)
+
+
+def test_the_predictors_services_leave_a_canary_alone(variants: Variants) -> None:
+    objects = variants("development", "vanilla-kubernetes")
+    selector = {"matchLabels": one(objects, "Service", "anomaly-detector-models")["spec"]["selector"]}
+    assert matches(selector, KSERVE)
+    assert not matches(selector, predictor_pod("anomaly-detector", "anomaly-detector-v000002"))
