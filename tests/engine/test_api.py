@@ -243,6 +243,15 @@ async def test_a_malformed_notification_is_refused_with_what_was_expected(api: A
     assert api.engine.store.records() == {}
 
 
+async def test_a_storm_on_one_object_is_one_incident_and_leaves_no_queue_behind(api: Api) -> None:
+    bodies = [notification(api.engine, alertname=f"WorkloadSaturated{n}") for n in range(30)]
+    answers = await asyncio.gather(*(api.call("POST", "/alerts", as_="alertmanager", json=body) for body in bodies))
+    assert [a.json() for a in answers] == [{"signals": 1, "stored": 1}] * 30
+    (record,) = api.engine.store.records().values()
+    assert len(record.observations) == 30
+    assert api.engine.store._queues == {}
+
+
 async def test_alerts_on_what_does_not_exist_are_counted_and_open_nothing(api: Api) -> None:
     for labels in ({"workload": "deleted"}, {"workload": "", "node": "gone", "namespace": ""}, {"namespace": "other"}):
         answer = await api.call("POST", "/alerts", as_="alertmanager", json=notification(api.engine, **labels))
