@@ -385,6 +385,6 @@ def settings() -> Settings:
     return load_settings(
         None,
         {
-            "rollout": {"poll": 1.0, "bake": 30.0, "ready_timeout": 60.0, "lease": 60.0},
+            "rollout": {"poll": 1.0, "bake": 30.0, "ready_timeout": 60.0, "lease": 60.0, "max_latency_ratio": 1000.0},
         },
     )
