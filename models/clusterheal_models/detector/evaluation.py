@@ -21,8 +21,8 @@ from clusterheal_models.evaluation import assemble, check, held_out_window
 from clusterheal_models.export import run_onnx, session
 
 ORIGINS = 40
-LEAST_WINDOWS = 300
-"""Untouched windows that the threshold is taken from: of fewer, one per cent would be the single oddest one."""
+LEAST_WINDOWS = 150
+"""Untouched windows that the threshold is taken from: of fewer, a single odd one would be it."""
 CLEAN_SHARE = 0.01
 MAGNITUDES = (1.5, 3.0, 6.0)
 MOST_ENTITIES = 256

@@ -122,7 +122,10 @@ def service_selects_nothing(scene: Scene) -> Iterator[Problem]:
     pods = [p for p in scene.pods() if p.labels]
     for o in scene.of("Service"):
         selector = o.at("spec", "selector", default={})
-        if not selector or any(key.startswith("serving.kserve.io/") for key in selector):
+        made_by_kserve = any(
+            k.startswith("serving.kserve.io/") or str(v).startswith("isvc.") for k, v in selector.items()
+        )
+        if not selector or made_by_kserve:
             continue
         chosen = [p for p in pods if p.owner.namespace == o.namespace and selector.items() <= p.labels.items()]
         if not chosen:
