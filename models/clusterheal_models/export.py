@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ TOLERANCE = 1e-4
 FLOOR = 1e-2
 """An element far below the largest has what rounding leaves of the sums that it came from. 1e-3 times the tolerance
 would be less than float32's precision (1.2e-7) of the largest, and refuse graphs that differ in a sum's order."""
+TINY = 1e-12
+
+Floor = Callable[[Array], Array]
+"""From an output to magnitudes that broadcast to it: what an element below them is compared with instead of itself."""
 
 
 def export_onnx(
@@ -95,28 +99,31 @@ def check_parity(
     example: Mapping[str, torch.Tensor],
     *,
     output_names: Sequence[str],
+    floors: Mapping[str, Floor] | None = None,
     tolerance: float = TOLERANCE,
 ) -> dict[str, Array]:
     """Run torch and onnxruntime on `example` and, since the batch is dynamic, on its first row alone.
 
     Returns what onnxruntime answered to `example`.
 
-    A difference counts relative to its element (no less than `FLOOR` of the largest), and NaN must be where NaN is.
+    A difference counts relative to its element, but to no less than what `floors` has for the output, and NaN must be
+    where NaN is.
 
     Raises:
         PackageInvalid: an output differs by more than `tolerance`, naming it and the difference.
     """
     runtime = session(path)
     first = {name: tensor[:1] for name, tensor in example.items()}
-    _require_equal(module, runtime, first, output_names, tolerance, path)
-    return _require_equal(module, runtime, example, output_names, tolerance, path)
+    floor_of = {name: (floors or {}).get(name, share_of_largest) for name in output_names}
+    _require_equal(module, runtime, first, floor_of, tolerance, path)
+    return _require_equal(module, runtime, example, floor_of, tolerance, path)
 
 
 def _require_equal(
     module: torch.nn.Module,
     runtime: Any,
     inputs: Mapping[str, torch.Tensor],
-    output_names: Sequence[str],
+    floor_of: Mapping[str, Floor],
     tolerance: float,
     path: Path,
 ) -> dict[str, Array]:
@@ -124,8 +131,9 @@ def _require_equal(
         result = module.eval()(*inputs.values())
     expected = [result] if isinstance(result, torch.Tensor) else list(result)
     got = run_onnx(runtime, {k: v.numpy() for k, v in inputs.items()})
-    for name, want in zip(output_names, expected, strict=True):
-        difference = relative_difference(np.asarray(want.numpy(), np.float64), np.asarray(got[name], np.float64))
+    for (name, floor), tensor in zip(floor_of.items(), expected, strict=True):
+        want = np.asarray(tensor.numpy(), np.float64)
+        difference = relative_difference(want, np.asarray(got[name], np.float64), floor(want))
         if difference > tolerance:
             raise PackageInvalid(
                 f"{path}: output {name!r} of the ONNX graph differs from torch by {difference:.2e}, "
@@ -134,16 +142,22 @@ def _require_equal(
     return got
 
 
-def relative_difference(want: Array, have: Array) -> float:
-    """Largest difference relative to each element (no less than `FLOOR` of the largest); inf where NaN differ."""
+def relative_difference(want: Array, have: Array, floor: Array) -> float:
+    """Largest difference relative to each element or to `floor`, whichever is larger; inf where NaN differ."""
     if want.shape != have.shape or not np.array_equal(np.isfinite(want), np.isfinite(have)):
         return float("inf")
     finite = np.isfinite(want)
     if not finite.any():
         return 0.0
     a, b = want[finite], have[finite]
-    floor = max(FLOOR * float(np.abs(a).max()), 1e-12)
-    return float((np.abs(a - b) / np.maximum(np.abs(a), floor)).max())
+    size = np.maximum(np.abs(a), np.maximum(np.broadcast_to(floor, want.shape)[finite], TINY))
+    return float((np.abs(a - b) / size).max())
+
+
+def share_of_largest(output: Array) -> Array:
+    """`FLOOR` of the output's largest magnitude."""
+    finite = output[np.isfinite(output)]
+    return np.asarray(FLOOR * np.abs(finite).max(initial=0.0))
 
 
 def write_package(

@@ -18,7 +18,9 @@ from clusterheal.contracts import (
     ModelPackage,
     TimeSplit,
     model_inputs,
+    split_entity_key,
 )
+from clusterheal.contracts.requests import Tensor
 from clusterheal.errors import DataQualityError
 from clusterheal_models.cards import render_card
 from clusterheal_models.compute import World, reproducible, resolve_device
@@ -33,7 +35,6 @@ from clusterheal_models.progress import ProgressCallback
 
 OUTPUT_NAMES = ("quantiles", "levels")
 WEEKLY_SPAN_NS = 21 * DAY_NS  # with less, a weekday cannot be told from a trend
-SAMPLE_ENTITIES = 2
 MIN_LAG_SHARE = 0.1  # of the training windows; a lag seen less often is left out
 
 
@@ -66,7 +67,8 @@ class Forecaster:
         example = _tensors(self.example)
         path = directory / "model.onnx"
         export_onnx(self.net, example, path, output_names=OUTPUT_NAMES, static_outputs=("levels",))
-        outputs = check_parity(self.net, path, example, output_names=OUTPUT_NAMES)
+        floors = {"quantiles": band_width}
+        outputs = check_parity(self.net, path, example, output_names=OUTPUT_NAMES, floors=floors)
         return write_package(
             directory,
             name=FORECASTER,
@@ -187,10 +189,25 @@ def _tensors(inputs: ModelInputs) -> dict[str, torch.Tensor]:
     }
 
 
+def band_width(quantiles: Tensor) -> Tensor:
+    """Widest distance of the outermost quantiles of each row and feature: `(B, H, F, Q)` to `(B, 1, F, 1)`.
+
+    A quantile is a location plus a multiple of the window's scale; near zero, what rounding leaves of that sum is as
+    large as the scale makes it, whatever the sum. Each series stands for itself, so that a wrong forecast of a ratio
+    does not vanish beside bytes.
+    """
+    width = (quantiles[..., -1] - quantiles[..., 0]).max(axis=1)
+    return np.asarray(np.nan_to_num(width)[:, None, :, None])
+
+
 def _example(panel: FeaturePanel) -> ModelInputs:
-    """The golden request: the newest windows of the first entities, two rows at least."""
+    """The golden request: the newest window of the first entity of each kind, since others lack a kind's features."""
     inputs = model_inputs(panel)
-    rows = [i % len(panel.entities) for i in range(SAMPLE_ENTITIES)]
+    first: dict[str, int] = {}
+    for row, key in enumerate(panel.entities):
+        first.setdefault(split_entity_key(key)[0], row)
+    rows = list(first.values())
+    rows = rows if len(rows) > 1 else [*rows, len(panel.entities) - 1]  # a batch of one does not show its axis
     return ModelInputs(
         recent=inputs.recent[rows],
         seasonal=inputs.seasonal[rows],

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from clusterheal_models.evaluation import evaluate
-from clusterheal_models.export import run_onnx, session
+from clusterheal_models.export import TOLERANCE, relative_difference, run_onnx, session
 from clusterheal_models.forecaster import LEVELS, fit
+from clusterheal_models.forecaster.model import band_width
 from clusterheal_models.gate import decide
 from clusterheal_models.package import inspect_graph
 
@@ -134,6 +135,38 @@ def test_the_package_answers_what_the_model_answers_also_with_gaps(fitted: Fitte
     np.testing.assert_allclose(answer["quantiles"], fitted.forecaster.predict(inputs), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(answer["levels"], LEVELS, atol=1e-6)
     assert answer["quantiles"].shape == (5, WINDOW.horizon_steps, 3, 9)
+
+
+def test_the_package_equals_torch_within_a_ten_thousandth_of_each_odd_series(fitted: Fitted, tmp_path: Path) -> None:
+    """Also where a quantile lies near zero: there the two differ by what rounding leaves of the window's scale."""
+    package = fitted.forecaster.export(tmp_path)
+    rows = [one(history, feature) for history in ODD.values() for feature in (0, 1)]
+    inputs = ModelInputs(
+        recent=np.concatenate([r.recent[:1] for r in rows]),
+        seasonal=np.concatenate([r.seasonal[:1] for r in rows]),
+        timestamp=np.concatenate([r.timestamp[:1] for r in rows]),
+        entity=tuple(r.entity[0] for r in rows),
+    )
+    want = fitted.forecaster.predict(inputs)
+    have = run_onnx(session(package.model_path), inputs.tensors())["quantiles"]
+    assert relative_difference(want, have, band_width(want)) < TOLERANCE
+
+
+def test_a_wrong_ratio_is_noticed_beside_right_bytes() -> None:
+    want = np.stack([np.full((1, 4, 9), 1e9), np.linspace(0.4, 0.5, 9) * np.ones((1, 4, 1))], axis=2)
+    have = want.copy()
+    have[0, 2, 1, 4] += 0.001
+    assert relative_difference(want, have, band_width(want)) == pytest.approx(0.001 / 0.45)
+    near_zero = want - np.array([0.0, 0.45])[:, None]
+    have = near_zero.copy()
+    have[0, 2, 1, 4] += 0.001
+    assert relative_difference(near_zero, have, band_width(near_zero)) == pytest.approx(0.001 / 0.1)
+
+
+def test_the_golden_request_has_an_entity_of_each_kind(fitted: Fitted, tmp_path: Path) -> None:
+    inputs, outputs = golden_tensors(fitted.forecaster.export(tmp_path).sample_request)
+    assert np.isfinite(inputs["recent"]).any((0, 1)).all()
+    assert np.isfinite(outputs["quantiles"]).any((0, 1, 3)).all()
 
 
 def test_the_golden_request_is_answered_by_the_package(fitted: Fitted, tmp_path: Path) -> None:
