@@ -50,6 +50,7 @@ class Predictor:
         self._on_death = on_death
         self._http, self._grpc = Forwarder(), Forwarder()
         self._running: _Running | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self._starts = 0
         self._status = PredictorStatus(generation=0)
 
@@ -61,9 +62,10 @@ class Predictor:
         self._status = replace(self._status, url=address, grpc_url=f"127.0.0.1:{self._grpc.port}")
 
     async def close(self) -> None:
-        """End the processes and give the addresses up."""
+        """End the processes, those on their way out too, and give the addresses up."""
         await self._retire(self._running)
         self._running = None
+        await asyncio.gather(*self._retiring)
         await self._http.close()
         await self._grpc.close()
 
@@ -92,8 +94,11 @@ class Predictor:
         self._running = _Running(child=child, storage_uri=uri, watcher=watcher)
         self._http.retarget(ports[0])
         self._grpc.retarget(ports[1])
+        retiring = asyncio.create_task(self._retire(before), name=f"retire {self._key}")
+        self._retiring.add(retiring)  # a cancelled update leaves it to `close`
+        retiring.add_done_callback(self._retiring.discard)
         await self._tell(serving=True, loading=False)
-        await asyncio.shield(self._retire(before))
+        await asyncio.shield(retiring)
         log.info("serving", extra={"service": self._key, "uri": uri, "pid": child.pid})
 
     async def _start(self, uri: str) -> tuple[Child, tuple[int, int]]:

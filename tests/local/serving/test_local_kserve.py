@@ -155,6 +155,19 @@ async def test_a_package_that_does_not_load_leaves_the_old_one_serving_and_says_
         assert "lastFailureInfo" not in item["status"]["modelStatus"]
 
 
+async def test_closing_ends_the_old_process_too_while_it_is_on_its_way_out(
+    tmp_path: Path, store: dict[str, ModelPackage]
+) -> None:
+    async with platform(tmp_path) as local:
+        await local.place(store["d1"])
+        await local.until(up_to_date)
+        (old,) = marked_processes(local.marker)
+        old.suspend()  # it will not hear SIGTERM
+        await local.place(store["d2"])
+        await local.until(up_to_date)
+        assert old in processes(local.marker)
+
+
 async def test_a_process_that_dies_is_reported_and_shown(tmp_path: Path, store: dict[str, ModelPackage]) -> None:
     async with platform(tmp_path) as local:
         await local.place(store["d1"])
