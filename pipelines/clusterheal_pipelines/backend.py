@@ -17,9 +17,14 @@ from clusterheal.settings import PipelineSettings
 
 API = "/apis/v2beta1"
 PAGE = 100
+MOST_SAID = 500  # characters of a refusal: some carry a stack trace
 RUNNING = frozenset({"PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED"})
 
 Json = dict[str, Any]
+
+
+class Conflict(PermanentError):
+    """The server answered 409: the name is taken."""
 
 
 class Backend:
@@ -27,7 +32,8 @@ class Backend:
 
     Raises, from every method:
         InvalidInput: 400 and 404.
-        PermanentError: 401, 403, a bad certificate, a conflict.
+        Conflict: 409.
+        PermanentError: 401, 403, a bad certificate, an answer that is not the API's.
         RetryableError: no answer, 429 or 5xx.
     """
 
@@ -55,15 +61,21 @@ class Backend:
         """The pipeline of that name, None when there is none."""
         return next((p for p in self._all("/pipelines", "pipelines") if name in _names(p)), None)
 
-    def versions(self, pipeline_id: str) -> list[Json]:
-        return list(self._all(f"/pipelines/{pipeline_id}/versions", "pipeline_versions"))
+    def version_by_name(self, pipeline_id: str, name: str) -> Json | None:
+        """The pipeline's version of that name, None when there is none."""
+        path = f"/pipelines/{pipeline_id}/versions"
+        newest_first = self._all(path, "pipeline_versions", sort_by="created_at desc")
+        return next((v for v in newest_first if name in _names(v)), None)
 
-    def upload_pipeline(self, package: Path, *, name: str, description: str) -> Json:
-        """A new pipeline; the server makes its first version of the same package."""
-        return self._upload("/pipelines/upload", package, {"name": name, "description": description})
+    def create_pipeline(self, *, name: str, description: str) -> Json:
+        """A new pipeline without a version: an upload would make one, under the pipeline's name."""
+        return self._send("POST", "/pipelines", json={"name": name, "display_name": name, "description": description})
 
     def upload_version(self, package: Path, *, name: str, pipeline_id: str) -> Json:
-        return self._upload("/pipelines/upload_version", package, {"name": name, "pipelineid": pipeline_id})
+        query = {"name": name, "pipelineid": pipeline_id}
+        with package.open("rb") as file:
+            files = {"uploadfile": (package.name, file, "text/yaml")}
+            return self._send("POST", "/pipelines/upload_version", params=query, files=files)
 
     def create_run(self, body: Mapping[str, Any]) -> Json:
         return self._send("POST", "/runs", json=body)
@@ -86,10 +98,6 @@ class Backend:
 
     def delete_schedule(self, schedule_id: str) -> None:
         self._send("DELETE", f"/recurringruns/{schedule_id}")
-
-    def _upload(self, path: str, package: Path, query: Mapping[str, str]) -> Json:
-        with package.open("rb") as file:
-            return self._send("POST", path, params=query, files={"uploadfile": (package.name, file, "text/yaml")})
 
     def _all(self, path: str, *keys: str, **query: str) -> Iterator[Json]:
         token = ""
@@ -115,10 +123,21 @@ class Backend:
             if "CERTIFICATE_VERIFY_FAILED" in str(exc):
                 raise PermanentError(f"{self._url}: its certificate is not trusted; set pipelines.ca_file") from exc
             raise RetryableError(f"{self._url} does not answer ({exc}); is pipelines.url right?") from exc
-        if answer.is_success:
-            body = answer.json() if answer.content else {}
-            return body if isinstance(body, dict) else {}
-        raise _failure(self._url, method, path, answer)
+        if not answer.is_success:
+            raise _failure(self._url, method, path, answer)
+        if not answer.content:
+            return {}
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            kind = answer.headers.get("content-type")
+            raise PermanentError(
+                f"{self._url} answered {answer.status_code} to {method} {path} with {kind}, expected JSON: "
+                "a log-in page, or pipelines.url is not the API's root"
+            )
+        return body
 
     def _headers(self) -> dict[str, str]:
         path = self._settings.token_file
@@ -131,16 +150,33 @@ class Backend:
 
 
 def _names(pipeline: Mapping[str, Any]) -> set[str]:
-    """`name` is newer than 2.14, where the display name identifies a pipeline."""
+    """`name` is the object's own; where people made a pipeline in the dashboard, only the display name may be known."""
     return {str(pipeline[key]) for key in ("name", "display_name") if pipeline.get(key)}
 
 
 def _failure(url: str, method: str, path: str, answer: httpx.Response) -> Exception:
-    said = f"{url} answered {answer.status_code} to {method} {path}: {answer.text[:300]}"
+    said = f"{url} answered {answer.status_code} to {method} {path}: {_message(answer)}"
     if answer.status_code in (401, 403):
         return PermanentError(f"{said}; the account needs a RoleBinding to ds-pipeline-user-access-dspa")
+    if answer.is_redirect:
+        return PermanentError(f"{said}; a log-in page, perhaps: set pipelines.token_file")
     if answer.status_code in (400, 404, 422):
         return InvalidInput(said)
+    if answer.status_code == 409:
+        return Conflict(said)
     if answer.status_code == 429 or answer.status_code >= 500:
         return RetryableError(said)
     return PermanentError(said)
+
+
+def _message(answer: httpx.Response) -> str:
+    """What the server says is wrong: `message` from the API, `error_message` and `error_details` from uploads."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        parts = [str(body[key]) for key in ("message", "error_message", "error_details") if body.get(key)]
+        if parts:
+            return "; ".join(dict.fromkeys(parts))[:MOST_SAID]
+    return answer.text[:MOST_SAID]

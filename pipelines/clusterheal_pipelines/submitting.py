@@ -7,22 +7,25 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal.local.runner import checked_arguments, read_spec
-from clusterheal_pipelines.backend import RUNNING, Backend, Json
+from clusterheal_pipelines.backend import RUNNING, Backend, Conflict, Json
 
 log = logging.getLogger(__name__)
 
 PREFIX = "clusterheal-"
 HASH = re.compile(r"spec sha256:([0-9a-f]{64})")
 POLL_SECONDS = 10.0
+CRON_ENTRY = re.compile(r"(?:[*?]|(?P<first>\d+)(?:-(?P<last>\d+))?)(?:/(?P<step>\d+))?")
+CRON_LIMITS = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))  # the server knows Sunday as 0, not as 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +52,30 @@ class Schedule:
 
 def check_cron(cron: str) -> None:
     """Raises:
-    InvalidInput: not six fields of digits, `*`, `/`, `,` and `-`, or a number out of its field's range.
+    InvalidInput: not six fields of digits, `*`, `?`, `/`, `,` and `-`, or a number out of its field's range.
     """
     fields = cron.split()
     if len(fields) == 5:
         raise InvalidInput(f"cron {cron!r} has five fields; Kubeflow Pipelines wants six, seconds first: '0 {cron}'")
     if len(fields) != 6:
         raise InvalidInput(f"cron {cron!r} has {len(fields)} fields; expected six, from second to weekday")
-    limits = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-    for field, (low, high) in zip(fields, limits, strict=True):
-        if not re.fullmatch(r"(\?|(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*)", field):
-            raise InvalidInput(f"cron {cron!r}: {field!r} is no list of numbers, ranges or steps")
-        numbers = [int(n) for n in re.findall(r"\d+", re.sub(r"/\d+", "", field))]
-        if any(not low <= n <= high for n in numbers):
-            raise InvalidInput(f"cron {cron!r}: {field!r} is outside {low}..{high}")
+    for field, limits in zip(fields, CRON_LIMITS, strict=True):
+        for entry in field.split(","):
+            if problem := _entry_problem(entry, *limits):
+                raise InvalidInput(f"cron {cron!r}: {entry!r} {problem}")
+
+
+def _entry_problem(entry: str, low: int, high: int) -> str | None:
+    """What the server's parser would refuse in one entry of a field; None for a good one."""
+    match = CRON_ENTRY.fullmatch(entry)
+    if match is None:
+        return "is no number, range or step"
+    first, last, step = (None if part is None else int(part) for part in match.group("first", "last", "step"))
+    if any(n is not None and not low <= n <= high for n in (first, last)):
+        return f"is outside {low}..{high}"
+    if first is not None and last is not None and first > last:
+        return "is a range that ends before it begins"
+    return "has a step of 0" if step == 0 else None
 
 
 def checked_parameters(package: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,15 +91,30 @@ def place(backend: Backend, name: str, package: Path) -> Placed:
     """The pipeline and a version with the package's content; uploaded only where they are missing."""
     digest = hashlib.sha256(package.read_bytes()).hexdigest()[:12]
     pipeline_name, version_name = f"{PREFIX}{name}", f"{PREFIX}{name}-{digest}"
-    pipeline = backend.pipeline_by_name(pipeline_name)
-    if pipeline is None:
-        pipeline = backend.upload_pipeline(package, name=pipeline_name, description=f"clusterheal pipeline {name}")
+    pipeline = _found_or_made(
+        lambda: backend.pipeline_by_name(pipeline_name),
+        lambda: backend.create_pipeline(name=pipeline_name, description=f"clusterheal pipeline {name}"),
+    )
     pipeline_id = str(pipeline["pipeline_id"])
-    known = (v for v in backend.versions(pipeline_id) if version_name in (v.get("name"), v.get("display_name")))
-    version = next(known, None)
-    if version is None:
-        version = backend.upload_version(package, name=version_name, pipeline_id=pipeline_id)
+    version = _found_or_made(
+        lambda: backend.version_by_name(pipeline_id, version_name),
+        lambda: backend.upload_version(package, name=version_name, pipeline_id=pipeline_id),
+    )
     return Placed(pipeline_id=pipeline_id, version_id=str(version["pipeline_version_id"]), version_name=version_name)
+
+
+def _found_or_made(find: Callable[[], Json | None], make: Callable[[], Json]) -> Json:
+    """What is there already, or made now; who lost a race for the name takes the winner's."""
+    found = find()
+    if found is not None:
+        return found
+    try:
+        return make()
+    except Conflict:
+        found = find()
+        if found is None:
+            raise
+        return found
 
 
 def submit(
@@ -170,10 +198,11 @@ def _hash_of(entry: Mapping[str, Any]) -> str | None:
 
 def _wait_for_runs(backend: Backend, old: Mapping[str, Any], wait: timedelta, clock: Clock) -> None:
     until = clock.monotonic() + wait.total_seconds()
+    since = str(old.get("created_at") or "")  # all times are the server's, in one form, and so is their order
     while True:
         busy = [
             run["run_id"]
-            for run in backend.runs()
+            for run in takewhile(lambda run: str(run.get("created_at") or since) >= since, backend.runs())
             if run.get("recurring_run_id") == old["recurring_run_id"] and run.get("state", "RUNNING") in RUNNING
         ]
         if not busy:

@@ -1,9 +1,7 @@
-"""Submitting and scheduling against a server that accepts only what Kubeflow Pipelines' own API models know."""
+"""Submitting and scheduling against a server that takes and gives only what Kubeflow Pipelines' own API models hold."""
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,86 +16,9 @@ from clusterheal_pipelines.submitting import Schedule, check_cron
 from clusterheal.errors import InvalidInput, PermanentError, RetryableError
 from clusterheal.settings import PipelineSettings
 
+from .pipelines_server import EPOCH, TOKEN, PipelinesServer, Refused, check_both, installed_shapes, recorded_shapes
+
 DAILY = "0 0 3 * * *"
-
-
-def known_fields(model: Any, body: dict[str, Any]) -> None:
-    """Refuse what the generated model of the real API does not have."""
-    fields = set(model.attribute_map.values())
-    assert set(body) <= fields, f"{model.__name__} has no {set(body) - fields}"
-
-
-class Server:
-    """The pipelines, versions, runs and schedules of one API server, in memory."""
-
-    def __init__(self) -> None:
-        self.pipelines: list[dict[str, Any]] = []
-        self.versions: list[dict[str, Any]] = []
-        self.all_runs: list[dict[str, Any]] = []
-        self.schedules: list[dict[str, Any]] = []
-        self.calls: list[str] = []
-        self.failures: list[httpx.Response] = []
-        self._ids = (f"id-{n}" for n in itertools.count(1))
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path.removeprefix("/apis/v2beta1")
-        self.calls.append(f"{request.method} {path}")
-        assert request.headers["Authorization"] == "Bearer secret"
-        if self.failures:
-            return self.failures.pop(0)
-        if request.method == "GET":
-            return httpx.Response(200, json=self._get(path, request))
-        if path.startswith("/pipelines/upload"):
-            return httpx.Response(200, json=self._upload(path, request))
-        if request.method == "DELETE":
-            self.schedules = [s for s in self.schedules if not path.endswith(s["recurring_run_id"])]
-            return httpx.Response(200, json={})
-        if path.startswith("/recurringruns/"):
-            found, _, action = path.removeprefix("/recurringruns/").partition(":")
-            entry = next(s for s in self.schedules if s["recurring_run_id"] == found)
-            entry["status"] = {"enable": "ENABLED", "disable": "DISABLED"}[action]
-            return httpx.Response(200, json={})
-        return httpx.Response(200, json=self._create(path, json.loads(request.content)))
-
-    def _get(self, path: str, request: httpx.Request) -> dict[str, Any]:
-        if path.startswith("/runs/"):
-            return next(r for r in self.all_runs if path.endswith(r["run_id"]))
-        if path.endswith("/versions"):
-            own = [v for v in self.versions if v["pipeline_id"] == path.split("/")[2]]
-            return {"pipeline_versions": own}
-        key = {"/pipelines": "pipelines", "/runs": "runs", "/recurringruns": "recurringRuns"}[path]
-        entries = {"pipelines": self.pipelines, "runs": self.all_runs, "recurringRuns": self.schedules}[key]
-        start = int(request.url.params.get("page_token") or 0)
-        page = entries[start : start + 2]
-        return {key: page, "next_page_token": str(start + 2) if start + 2 < len(entries) else ""}
-
-    def _upload(self, path: str, request: httpx.Request) -> dict[str, Any]:
-        assert b"pipelineInfo" in request.content
-        name = request.url.params["name"]
-        if path.endswith("upload_version"):
-            version = {"pipeline_id": request.url.params["pipelineid"], "display_name": name}
-            version["pipeline_version_id"] = next(self._ids)
-            self.versions.append(version)
-            return version
-        self.pipelines.append({"pipeline_id": next(self._ids), "display_name": name})
-        return self.pipelines[-1]
-
-    def _create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        import kfp_server_api as api
-
-        known_fields(api.V2beta1PipelineVersionReference, body["pipeline_version_reference"])
-        known_fields(api.V2beta1RuntimeConfig, body["runtime_config"])
-        if path == "/runs":
-            known_fields(api.V2beta1Run, body)
-            self.all_runs.insert(0, {**body, "run_id": next(self._ids), "state": "PENDING"})
-            return self.all_runs[0]
-        assert path == "/recurringruns"
-        known_fields(api.V2beta1RecurringRun, body)
-        known_fields(api.V2beta1Trigger, body["trigger"])
-        known_fields(api.V2beta1CronSchedule, body["trigger"]["cron_schedule"])
-        assert body["mode"] in (api.RecurringRunMode.ENABLE, api.RecurringRunMode.DISABLE)
-        self.schedules.append({**body, "recurring_run_id": next(self._ids), "status": f"{body['mode']}D"})
-        return self.schedules[-1]
 
 
 class Ticking:
@@ -119,17 +40,22 @@ class Ticking:
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> PipelinesServer:
+    return PipelinesServer()
 
 
 @pytest.fixture
-def backend(server: Server, tmp_path: Path) -> Iterator[Backend]:
+def backend(server: PipelinesServer, tmp_path: Path) -> Iterator[Backend]:
     token = tmp_path / "token"
-    token.write_text("secret\n")
+    token.write_text(f"{TOKEN}\n")
     settings = PipelineSettings.model_validate({"url": "https://dspa.example", "token_file": token, "attempts": 2})
     with Backend(settings, transport=httpx.MockTransport(server)) as made:
         yield made
+
+
+def a_run(run_id: str, *, seconds: float = 3600.0, **fields: Any) -> dict[str, Any]:
+    """A run that was created `seconds` after the server's first day began."""
+    return {"run_id": run_id, "created_at": f"{EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}", **fields}
 
 
 @pytest.fixture
@@ -139,7 +65,9 @@ def package(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_names_the_version_with_this_very_content(backend: Backend, server: Server, package: Path) -> None:
+def test_a_run_names_the_version_with_this_very_content(
+    backend: Backend, server: PipelinesServer, package: Path
+) -> None:
     run = submitting.submit(backend, "train", package, {"days": 3.0}, account="pipeline-runner-dspa")
     assert run["runtime_config"] == {"parameters": {"days": 3.0}}
     assert run["service_account"] == "pipeline-runner-dspa"
@@ -147,7 +75,7 @@ def test_a_run_names_the_version_with_this_very_content(backend: Backend, server
 
 
 def test_the_same_content_is_uploaded_once_and_another_once_more(
-    backend: Backend, server: Server, package: Path
+    backend: Backend, server: PipelinesServer, package: Path
 ) -> None:
     for _ in range(2):
         submitting.submit(backend, "train", package, {})
@@ -157,7 +85,7 @@ def test_the_same_content_is_uploaded_once_and_another_once_more(
     assert (len(server.pipelines), len(server.versions)) == (1, 2)
 
 
-def test_scheduling_twice_changes_nothing(backend: Backend, server: Server, package: Path) -> None:
+def test_scheduling_twice_changes_nothing(backend: Backend, server: PipelinesServer, package: Path) -> None:
     wanted = Schedule(cron=DAILY, parameters={"days": 7.0})
     first, new = submitting.schedule(backend, "retrain", package, wanted)
     again, second_new = submitting.schedule(backend, "retrain", package, wanted)
@@ -176,7 +104,7 @@ def test_a_schedule_follows_the_latest_version_without_catching_up_one_at_a_time
 
 
 def test_new_content_leaves_a_following_schedule_alone_and_replaces_a_pinned_one(
-    backend: Backend, server: Server, package: Path
+    backend: Backend, server: PipelinesServer, package: Path
 ) -> None:
     following, pinned = Schedule(cron=DAILY, parameters={}), Schedule(cron=DAILY, parameters={}, pinned=True)
     submitting.schedule(backend, "retrain", package, following)
@@ -189,7 +117,7 @@ def test_new_content_leaves_a_following_schedule_alone_and_replaces_a_pinned_one
     assert len(server.schedules) == 2
 
 
-def test_another_cron_replaces_the_schedule(backend: Backend, server: Server, package: Path) -> None:
+def test_another_cron_replaces_the_schedule(backend: Backend, server: PipelinesServer, package: Path) -> None:
     old, _ = submitting.schedule(backend, "retrain", package, Schedule(cron=DAILY, parameters={}))
     made, new = submitting.schedule(backend, "retrain", package, Schedule(cron="0 0 4 * * *", parameters={}))
     assert new
@@ -198,11 +126,11 @@ def test_another_cron_replaces_the_schedule(backend: Backend, server: Server, pa
 
 
 def test_a_running_job_is_waited_for_before_its_schedule_is_replaced(
-    backend: Backend, server: Server, package: Path
+    backend: Backend, server: PipelinesServer, package: Path
 ) -> None:
     old, _ = submitting.schedule(backend, "retrain", package, Schedule(cron=DAILY, parameters={}))
-    running = {"run_id": "r", "recurring_run_id": old["recurring_run_id"], "state": "RUNNING"}
-    server.all_runs += [{"run_id": f"other-{n}", "state": "RUNNING"} for n in range(3)] + [running]
+    running = a_run("r", state="RUNNING", recurring_run_id=old["recurring_run_id"])
+    server.all_runs += [a_run(f"other-{n}", state="RUNNING") for n in range(3)] + [running]
     clock = Ticking()
 
     def finish() -> None:
@@ -218,16 +146,16 @@ def test_a_running_job_is_waited_for_before_its_schedule_is_replaced(
     assert len(server.schedules) == 1
 
 
-def test_a_job_that_does_not_end_keeps_its_schedule(backend: Backend, server: Server, package: Path) -> None:
+def test_a_job_that_does_not_end_keeps_its_schedule(backend: Backend, server: PipelinesServer, package: Path) -> None:
     old, _ = submitting.schedule(backend, "retrain", package, Schedule(cron=DAILY, parameters={}))
-    server.all_runs.append({"run_id": "r", "recurring_run_id": old["recurring_run_id"], "state": "RUNNING"})
+    server.all_runs.append(a_run("r", state="RUNNING", recurring_run_id=old["recurring_run_id"]))
     wanted = Schedule(cron="0 0 4 * * *", parameters={})
     with pytest.raises(PermanentError, match=r"run r .* still under way"):
         submitting.schedule(backend, "retrain", package, wanted, wait=timedelta(minutes=1), clock=Ticking())
     assert [s["recurring_run_id"] for s in server.schedules] == [old["recurring_run_id"]]
 
 
-def test_two_schedules_of_one_name_become_one(backend: Backend, server: Server, package: Path) -> None:
+def test_two_schedules_of_one_name_become_one(backend: Backend, server: PipelinesServer, package: Path) -> None:
     wanted = Schedule(cron=DAILY, parameters={})
     made, _ = submitting.schedule(backend, "retrain", package, wanted)
     server.schedules.insert(0, {**made, "recurring_run_id": "by-hand", "description": "made by hand"})
@@ -235,16 +163,20 @@ def test_two_schedules_of_one_name_become_one(backend: Backend, server: Server, 
     assert [s["recurring_run_id"] for s in server.schedules] == [made["recurring_run_id"]]
 
 
-def test_a_disabled_schedule_is_enabled_again(backend: Backend, server: Server, package: Path) -> None:
+def test_a_disabled_schedule_is_enabled_again(backend: Backend, server: PipelinesServer, package: Path) -> None:
     off = Schedule(cron=DAILY, parameters={}, enabled=False)
     submitting.schedule(backend, "retrain", package, off)
-    server.schedules[0].pop("mode")  # a server answers with the status, not with the wish
+    server.schedules[0]["mode"] = "ENABLE"  # a real server's status follows later than the wish
     _, new = submitting.schedule(backend, "retrain", package, Schedule(cron=DAILY, parameters={}))
     assert (new, server.schedules[0]["status"]) == (False, "ENABLED")
 
 
 @pytest.mark.parametrize(
-    "cron", ["0 3 * * *", "* * * *", "0 0 3 * * * *", "61 * * * * *", "0 0 3 32 * *", "a * * * * *"]
+    "cron",
+    [
+        *("0 3 * * *", "* * * *", "0 0 3 * * * *", "61 * * * * *", "0 0 3 32 * *", "a * * * * *"),
+        *("0 0 3 * * 7", "0 0/0 * * * *", "0 0 8-6 * * *", "0 0 3,,4 * * *"),
+    ],
 )
 def test_wrong_crons_are_refused(cron: str) -> None:
     with pytest.raises(InvalidInput, match="cron"):
@@ -261,7 +193,7 @@ def test_right_crons_are_taken(cron: str) -> None:
     check_cron(cron)
 
 
-def test_reads_are_repeated_and_writes_are_not(backend: Backend, server: Server, package: Path) -> None:
+def test_reads_are_repeated_and_writes_are_not(backend: Backend, server: PipelinesServer, package: Path) -> None:
     server.failures = [httpx.Response(503)]
     submitting.place(backend, "train", package)
     assert server.calls[:2] == ["GET /pipelines", "GET /pipelines"]
@@ -282,7 +214,7 @@ def test_reads_are_repeated_and_writes_are_not(backend: Backend, server: Server,
     ],
 )
 def test_refusals_say_what_to_do(
-    backend: Backend, server: Server, status: int, error: type[Exception], message: str
+    backend: Backend, server: PipelinesServer, status: int, error: type[Exception], message: str
 ) -> None:
     server.failures = [httpx.Response(status, text="no")]
     with pytest.raises(error, match=message):
@@ -300,29 +232,70 @@ def test_without_an_address_nothing_is_tried() -> None:
         Backend(PipelineSettings())
 
 
+def test_who_loses_the_race_for_a_name_takes_what_the_winner_made(
+    backend: Backend, server: PipelinesServer, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = submitting.place(backend, "train", package)
+    real, looked = Backend.pipeline_by_name, []
+
+    def too_early(self: Backend, name: str) -> Any:
+        looked.append(name)
+        return None if len(looked) == 1 else real(self, name)
+
+    monkeypatch.setattr(Backend, "pipeline_by_name", too_early)
+    assert submitting.place(backend, "train", package) == placed
+    assert "POST /pipelines" in server.calls[-5:]
+    assert (len(server.pipelines), len(server.versions)) == (1, 1)
+
+
+def test_runs_older_than_the_schedule_are_not_looked_through(
+    backend: Backend, server: PipelinesServer, package: Path
+) -> None:
+    server.all_runs += [a_run(f"old-{n}", seconds=-n, state="SUCCEEDED") for n in range(20)]
+    submitting.schedule(backend, "retrain", package, Schedule(cron=DAILY, parameters={}))
+    server.calls.clear()
+    submitting.schedule(backend, "retrain", package, Schedule(cron="0 0 4 * * *", parameters={}))
+    assert server.calls.count("GET /runs") == 1
+
+
+def test_what_an_upload_is_refused_for_is_said(backend: Backend, server: PipelinesServer, tmp_path: Path) -> None:
+    odd = tmp_path / "train.txt"
+    odd.write_text("pipelineInfo: {name: train}\n")
+    with pytest.raises(InvalidInput, match=r"400 .* Unexpected pipeline file format; Error details"):
+        submitting.place(backend, "train", odd)
+
+
 @pytest.mark.parametrize(
-    ("model", "read"),
+    "page",
+    [httpx.Response(200, html="<html>Log in"), httpx.Response(302, headers={"location": "https://login.example"})],
+    ids=["page", "redirect"],
+)
+def test_a_log_in_page_is_no_answer(backend: Backend, server: PipelinesServer, page: httpx.Response) -> None:
+    server.failures = [page]
+    with pytest.raises(PermanentError, match="log-in page"):
+        backend.schedules()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
     [
-        ("V2beta1ListPipelinesResponse", {"pipelines", "next_page_token"}),
-        ("V2beta1ListPipelineVersionsResponse", {"pipeline_versions", "next_page_token"}),
-        ("V2beta1ListRunsResponse", {"runs", "next_page_token"}),
-        ("V2beta1ListRecurringRunsResponse", {"recurringRuns", "next_page_token"}),
-        ("V2beta1Pipeline", {"pipeline_id", "display_name"}),
-        ("V2beta1PipelineVersion", {"pipeline_version_id", "pipeline_id", "display_name"}),
-        ("V2beta1Run", {"run_id", "recurring_run_id", "state", "created_at", "display_name", "error"}),
-        ("V2beta1RecurringRun", {"recurring_run_id", "display_name", "description", "mode", "status"}),
+        ("V2beta1RecurringRun", {"max_concurrency": 1}),
+        ("V2beta1RecurringRun", {"mode": "ENABLED"}),
+        ("V2beta1RecurringRun", {"trigger": {"cron_schedule": {"cron": DAILY, "timezone": "UTC"}}}),
+        ("V2beta1Run", {"pipeline_version_reference": {"version_id": "1"}}),
+        ("V2beta1Run", {"created_at": "yesterday"}),
+        ("V2beta1ListRunsResponse", {"runs": [{"state": "DONE"}]}),
     ],
 )
-def test_answers_are_read_by_the_names_that_the_api_gives_them(model: str, read: set[str]) -> None:
-    import kfp_server_api as api
-
-    assert read <= set(getattr(api, model).attribute_map.values())
+def test_the_tests_server_refuses_what_the_api_has_no_place_for(kind: str, value: dict[str, Any]) -> None:
+    with pytest.raises(Refused):
+        check_both(kind, value)
 
 
 def test_the_states_of_a_run_under_way_are_the_apis() -> None:
-    import kfp_server_api as api
     from clusterheal_pipelines.backend import RUNNING
 
-    known = set(api.V2beta1RuntimeState.allowable_values)
-    assert known >= RUNNING
-    assert known - RUNNING == {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
+    for shapes in (installed_shapes(), recorded_shapes()):
+        known = set(shapes["V2beta1RuntimeState"])
+        assert known >= RUNNING
+        assert known - RUNNING == {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}

@@ -149,7 +149,8 @@ def register(app: typer.Typer) -> None:
         for run in runs:
             typer.echo(f"{run['run_id']} {run.get('state', '?'):<10} {run.get('created_at')} {run.get('display_name')}")
         if run_id is not None and runs[0].get("state") in ("FAILED", "CANCELED"):
-            raise PermanentError(f"run {run_id} {runs[0]['state'].lower()}: {runs[0].get('error') or 'see its steps'}")
+            error = (runs[0].get("error") or {}).get("message") or "see its steps"
+            raise PermanentError(f"run {run_id} {runs[0]['state'].lower()}: {error}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.contracts import ModelPackage
-from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal.errors import InvalidInput, PermanentError, RetryableError
 from clusterheal.registry import versions as names
 from clusterheal.registry.client import Conflict, RegistryClient
 from clusterheal.registry.storage import PackageStore, Stored, open_store
@@ -220,7 +220,7 @@ class Registry:
         artifact = ModelArtifact(name=name, uri=uri, model_format_name="onnx", model_format_version="1", **source)
         try:
             self._client.call(lambda api: api.upsert_model_version_artifact(artifact, raw.id))
-        except Conflict:
+        except (Conflict, RetryableError):  # our own earlier attempt, its answer lost: some servers say 500 to a second
             if self._artifact(raw) is None:
                 raise
 

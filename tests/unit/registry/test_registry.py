@@ -113,6 +113,15 @@ def test_a_registration_that_failed_half_way_is_completed_by_the_next(
     assert len(list((registry.versions(DETECTOR)[0].path.parent).iterdir())) == 1
 
 
+def test_an_artifact_that_a_server_refuses_twice_with_500_is_found(
+    registry: Registry, make_package: Make, faults: Faults
+) -> None:
+    """Older servers have no 409 for an artifact's name: the repeat of a lost answer is a 500, again and again."""
+    faults.plan("POST", "/artifacts", 500, after=True)
+    faults.plan("POST", "/artifacts", 500)
+    assert registry.register(make_package()).version == "v000001"
+
+
 def test_a_half_finished_version_is_not_offered(registry: Registry, make_package: Make, faults: Faults) -> None:
     faults.plan("POST", "/artifacts", 500, times=2)
     with pytest.raises(RetryableError):
