@@ -19,6 +19,8 @@ from clusterheal.settings import PrometheusSettings
 
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_ERROR_BODY = 64 << 10
+TURN_SECONDS = 5.0
+"""An answer that has come waits so long at most for its turn to be read: proxies cut connections that nobody reads."""
 _TOO_MUCH = ("too many samples", "maximum resolution", "exceeds the limit", "limit reached", "would load too many")
 
 
@@ -35,6 +37,7 @@ class Exchange:
         self._settings = settings
         self._clock = clock
         self._slots = asyncio.Semaphore(settings.concurrency)
+        self._reading = asyncio.Lock()
         self._http = httpx.AsyncClient(
             base_url=str(settings.url),
             timeout=httpx.Timeout(settings.timeout.total_seconds()),
@@ -59,6 +62,9 @@ class Exchange:
     async def post(self, path: str, form: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """POST a form; the body of the answer is still to be read, within the same time limit.
 
+        Answers are read one after the other: while one is parsed the server works on the next, whereas answers read
+        side by side would all be complete at once, and the server idle before and after.
+
         Raises:
             RetryableError: timeouts, resets, cut answers, 429 and 5xx.
             InvalidInput: the server does not understand the query.
@@ -70,22 +76,42 @@ class Exchange:
         )
         async with self._slots:
             try:
-                async with asyncio.timeout(self._settings.timeout.total_seconds()):
+                async with asyncio.timeout(self._settings.timeout.total_seconds()) as limit:
                     response = await self._http.send(request, stream=True)
                     try:
                         if response.status_code != httpx.codes.OK:
                             await self._refuse(response)
-                        yield response
+                        async with self._turn(limit):
+                            yield response
                     finally:
                         await response.aclose()
             except TimeoutError as exc:
-                limit = self._settings.timeout
-                raise RetryableError(f"{self._settings.url}: no complete answer within {limit}") from exc
+                allowed = self._settings.timeout
+                raise RetryableError(f"{self._settings.url}: no complete answer within {allowed}") from exc
             except httpx.ConnectError as exc:
                 raise self._no_connection(exc) from exc
             except (httpx.TransportError, httpx.DecodingError) as exc:
                 kind = type(exc).__name__
                 raise RetryableError(f"{self._settings.url}: the exchange broke off ({kind}: {exc})") from exc
+
+    @asynccontextmanager
+    async def _turn(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """Wait to be the only one that reads, `TURN_SECONDS` at most; `limit` does not run meanwhile."""
+        loop = asyncio.get_running_loop()
+        left = (limit.when() or 0.0) - loop.time()
+        limit.reschedule(None)
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._reading.acquire()
+            alone = True
+        except TimeoutError:
+            alone = False
+        limit.reschedule(loop.time() + left)
+        try:
+            yield
+        finally:
+            if alone:
+                self._reading.release()
 
     def _no_connection(self, exc: httpx.ConnectError) -> PermanentError | RetryableError:
         if "CERTIFICATE_VERIFY_FAILED" in str(exc):

@@ -20,7 +20,7 @@ from clusterheal.metrics.points import StepGrid, decode_points, format_ms
 GRID = StepGrid(start_ms=1_793_491_200_000, step_ms=1500, n_steps=12)
 MINUTES = StepGrid(start_ms=1_793_491_200_000, step_ms=60_000, n_steps=12)
 
-nasty = st.text(alphabet=st.sampled_from('"\\[]{},:=\n\t é\u2028😀ab') | st.characters(), max_size=12)
+nasty = st.text(alphabet=st.sampled_from('"\\[]{},:=\n\t é\u2028😀ab') | st.characters(codec="utf-8"), max_size=12)
 labels = st.dictionaries(nasty, nasty | st.just('"values":[[1,"2"]]}'), max_size=3)
 numbers = st.floats(width=64) | st.sampled_from([0.0, -0.0, 5e-324, 1e22, 2.0**64, 1.7976931348623157e308])
 scattered = st.dictionaries(st.integers(0, GRID.n_steps - 1), numbers, max_size=GRID.n_steps)
@@ -134,7 +134,21 @@ def test_time_stamps_must_rise() -> None:
         decode_points(bytearray(b'[[1793491203,"1"],[1793491200,"1"]]'), GRID)
 
 
-@pytest.mark.parametrize("block", [b"[[1793491200,1]]", b'[[1793491200,"1,2"]]', b'[[1793491200,""]]', b"[1]"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"[[1793491200,1]]",
+        b'[[1793491200,"1,2"]]',
+        b'[[1793491200,"1","2"]]',
+        b'[[1793491200,"1],[2"]]',
+        b'[[1793491200,""]]',
+        b'[[1793491200,"1]]',
+        b'[[1793491200,"true"]]',
+        b'[[1793491200,"false"]]',
+        b'[[1793491200,"null"]]',
+        b"[1]",
+    ],
+)
 def test_things_that_are_no_points_are_refused(block: bytes) -> None:
     with pytest.raises(PermanentError, match="expected"):
         decode_points(bytearray(block), GRID)
