@@ -74,11 +74,11 @@ def freeze_range(start: str, end: str, directory: Path, train: float, calibratio
         DataQualityError: nothing there to train on.
     """
     from clusterheal.metrics.dataset import Dataset
-    from clusterheal_components.snapshot import freeze
+    from clusterheal_components.snapshot import PANEL, freeze
 
     settings = load_settings()
     dataset = Dataset.open(settings.dataset.path, settings.dataset)
-    panel = dataset.panel(start_ns=_ns(start), end_ns=_ns(end))
+    panel = dataset.panel(start_ns=_ns(start), end_ns=_ns(end), file=directory / PANEL)
     frozen = freeze(panel, directory, train=train, calibration=calibration)
     return {
         "sha256": frozen.sha256,

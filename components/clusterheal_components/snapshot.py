@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clusterheal.contracts import FeatureContract, FeaturePanel, TimeSplit
+from clusterheal.contracts import FeatureContract, FeaturePanel, Float32, TimeSplit
 from clusterheal.errors import DataQualityError, InvalidInput
 
 PANEL, DESCRIPTION = "panel.npy", "snapshot.json"
@@ -41,6 +42,8 @@ class Snapshot:
 def freeze(panel: FeaturePanel, directory: Path, *, train: float, calibration: float) -> Snapshot:
     """Check that a model can be trained and judged on `panel`, split it in time, and write it.
 
+    A panel whose values lie in `directory / PANEL` already, as `Dataset.panel` can put them, is not written again.
+
     Raises:
         DataQualityError: no entities, no samples, or too short a history; the message says what is needed.
         InvalidInput: shares that leave a part of the split empty.
@@ -48,7 +51,9 @@ def freeze(panel: FeaturePanel, directory: Path, *, train: float, calibration: f
     _require_enough(panel, train=train, calibration=calibration)
     split = TimeSplit.by_fraction(panel.timestamps, train=train, calibration=calibration)
     directory.mkdir(parents=True, exist_ok=True)
-    np.save(directory / PANEL, panel.values)
+    if not _lies_in(directory / PANEL, panel.values):
+        np.save(directory / "partial.npy", panel.values)
+        (directory / "partial.npy").replace(directory / PANEL)
     description = {
         "contract": panel.contract.to_dict(),
         "entities": list(panel.entities),
@@ -99,8 +104,15 @@ def _require_enough(panel: FeaturePanel, *, train: float, calibration: float) ->
             f"the dataset covers {n_steps} steps of {panel.contract.step}: too short to train on {train:.0%} "
             f"and to judge on {rest:.0%} of it; collect {enough} steps or more"
         )
-    if not bool(np.isfinite(panel.values).any()):
+    if not any(np.isfinite(entity).any() for entity in panel.values):
         raise DataQualityError(f"all {panel.values.size} values are missing; check the catalogue's queries")
+
+
+def _lies_in(file: Path, values: Float32) -> bool:
+    """Whether these are all the values of that file, not a part or a copy of them."""
+    if not isinstance(values, np.memmap) or not isinstance(values.base, mmap.mmap):
+        return False
+    return values.filename is not None and Path(values.filename) == file.resolve()
 
 
 def _file_sha(path: Path) -> str:

@@ -21,6 +21,7 @@ from clusterheal.errors import InvalidInput
 
 MEMORY_SHARE = 0.4  # of what is free: activations and the optimiser need the rest
 CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +128,21 @@ def fits(n_bytes: int, device: torch.device) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device; on the CPU within the container's limit."""
+    """Memory that is free on the device; on the CPU within the container's limit.
+
+    What caches files counts as free there: the kernel gives it up, and a dataset just written fills all there is.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = 1024 * _field(MEMINFO, "MemAvailable:")
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
+        used = int((CGROUP / "memory.current").read_text()) - _field(CGROUP / "memory.stat", "inactive_file ")
     except (OSError, ValueError):
         return free
     return free if limit == "max" else min(free, int(limit) - used)
+
+
+def _field(file: Path, name: str) -> int:
+    """The number after `name` in one of the kernel's files."""
+    return int(file.read_text().split(name, 1)[1].split(None, 1)[0])

@@ -99,10 +99,12 @@ def pinball(quantiles: Float64, target: Float64, levels: Float64) -> Float64:
 def _scale(panel: FeaturePanel) -> Float64:
     """Typical seasonal change over the whole panel, `(n_entities, n_features)`; NaN where nothing changes."""
     window = panel.contract.window
-    n_entities, n_steps, n_features = panel.values.shape
-    flat = panel.values.transpose(0, 2, 1).reshape(-1, n_steps)
-    series = torch.from_numpy(np.ascontiguousarray(flat))
-    change = typical_change(series, window.season_steps, window.horizon_steps).numpy().reshape(n_entities, n_features)
+    change = np.stack(
+        [
+            typical_change(torch.tensor(entity.T), window.season_steps, window.horizon_steps).numpy()
+            for entity in panel.values  # one at a time: the panel may be larger than memory
+        ]
+    )
     return np.asarray(np.where(change > 0, change, np.nan))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clusterheal.contracts import FeaturePanel, split_entity_key
+from clusterheal.contracts import FeaturePanel, Float32, split_entity_key
 from clusterheal_models.forecaster.network import FeatureTables
 
 LOG_UNIT_QUANTILE = 0.1
@@ -27,12 +27,11 @@ def feature_tables(panel: FeaturePanel) -> FeatureTables:
     for index, feature in enumerate(features):
         rows = np.flatnonzero(kinds == feature.entity_kind)
         rows = rows[:: max(1, -(-len(rows) * len(panel.timestamps) // MOST_CELLS))]
-        values = panel.values[rows, :, index].astype(np.float64)
+        values = panel.values[rows, :, index]
         if feature.scale == "log":
-            magnitude = np.abs(values[np.isfinite(values) & (values != 0)])
+            magnitude = np.abs(values[np.isfinite(values) & (values != 0)].astype(np.float64))
             unit[index] = max(float(np.quantile(magnitude, LOG_UNIT_QUANTILE)), TINY) if len(magnitude) else 1.0
-            values = np.arcsinh(values / unit[index])
-        scales = _deviations(values, panel.contract.window.recent_steps)
+        scales = _deviations(values, float(unit[index]), panel.contract.window.recent_steps)
         if len(scales):
             prior[index] = np.median(scales)
             floor[index] = FLOOR_SHARE * np.quantile(scales, 0.1)
@@ -45,13 +44,16 @@ def feature_tables(panel: FeaturePanel) -> FeatureTables:
     )
 
 
-def _deviations(values: Float64, block: int) -> Float64:
-    """Positive mean absolute deviations of blocks of `block` steps of each entity; `(n,)`."""
-    n_entities, n_steps = values.shape
-    block = max(1, min(block, n_steps))
-    cut = values[:, : n_steps // block * block].reshape(n_entities, -1, block)
-    known = np.isfinite(cut)
-    count = np.maximum(known.sum(-1), 1)
-    mean = np.where(known, cut, 0.0).sum(-1) / count
-    deviation = (np.abs(np.where(known, cut, 0.0) - mean[..., None]) * known).sum(-1) / count
-    return np.asarray(deviation[deviation > 0])
+def _deviations(values: Float32, unit: float, block: int) -> Float64:
+    """Positive mean absolute deviations of blocks of `block` steps of each entity, transformed if `unit`; `(n,)`."""
+    block = max(1, min(block, values.shape[1]))
+    found = [np.empty(0)]
+    for entity in values:  # one at a time: as float64, all of them would be several times the panel's size
+        cut = entity[: len(entity) // block * block].reshape(-1, block).astype(np.float64)
+        cut = np.arcsinh(cut / unit) if unit else cut
+        known = np.isfinite(cut)
+        count = np.maximum(known.sum(-1), 1)
+        mean = np.where(known, cut, 0.0).sum(-1) / count
+        deviation = (np.abs(np.where(known, cut, 0.0) - mean[:, None]) * known).sum(-1) / count
+        found.append(deviation[deviation > 0])
+    return np.concatenate(found)

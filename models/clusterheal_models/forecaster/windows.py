@@ -22,7 +22,7 @@ MIN_SAMPLES = 16  # a series with fewer samples, or without any change, teaches 
 
 LAG_WINDOWS = 2000
 LEAST_PER_SERIES = 4
-CHUNK_CELLS = 16_000_000  # of the panel at a time, while series are looked through
+CHUNK_CELLS = 500_000  # of the panel at a time, while series are looked through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,16 @@ class WindowSource:
         self.feature = kept % n_features
         self.weight = (1.0 / change).float()
         width = self.padding + self.n_steps + self.window.horizon_steps
-        self.resident = fits(4 * width * len(kept), device) if resident is None else resident
+        size = 4 * width * len(kept)
+        self.resident = fits(size, device) if resident is None else resident
         self._values = self._padded(width) if self.resident else None
-        if not self.resident:
-            log.info("windows are streamed: the data does not fit on the device", extra={"series": len(kept)})
+        log.info(
+            "training data: %d series, %.1f MiB on %s: %s",
+            len(kept),
+            size / 2**20,
+            device,
+            "all of them lie there" if self.resident else "they do not fit, windows are streamed from the panel",
+        )
         self._recent = torch.arange(-self.window.recent_steps + 1, 1, device=device)
         self._horizon = torch.arange(1, self.window.horizon_steps + 1, device=device)
         lags = torch.tensor(self.window.season_lags, device=device, dtype=torch.int64)

@@ -82,19 +82,19 @@ def train_both(
     """
     import tempfile
 
-    from clusterheal_components.snapshot import freeze
+    from clusterheal_components.snapshot import PANEL, freeze
 
     from clusterheal.contracts import DETECTOR, FORECASTER
     from clusterheal.metrics.dataset import Dataset
 
-    panel = Dataset.open(settings.dataset.path, settings.dataset).panel()
-    if span is not None and len(panel.timestamps):
-        panel = panel.between(int(panel.timestamps[-1]) - round(span.total_seconds() * 1e9), None)
+    stored = Dataset.open(settings.dataset.path, settings.dataset)
+    start_ns = None if span is None else stored.newest_ns() - round(span.total_seconds() * 1e9)
     out.mkdir(parents=True, exist_ok=True)
     chosen = settings.training
     rejections = []
     with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as name:
         aside = Path(name)
+        panel = stored.panel(start_ns, file=aside / "dataset" / PANEL)
         freeze(panel, aside / "dataset", train=chosen.train_share, calibration=chosen.calibration_share)
         for model in (DETECTOR, FORECASTER):
             package = aside / model

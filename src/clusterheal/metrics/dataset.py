@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clusterheal.contracts import FeatureContract, FeaturePanel, Float32, Int64
-from clusterheal.errors import ContractMismatch, DataQualityError, InvalidInput
+from clusterheal.errors import ContractMismatch, DataQualityError, InvalidInput, PermanentError
 from clusterheal.metrics.grid import NS_PER_MS
 from clusterheal.metrics.parts import Extent, Part, decode, encode, kind_features, read_entities
 from clusterheal.metrics.storage import Storage
@@ -67,6 +68,16 @@ class Dataset:
         kinds = {k.name for k in self.contract.entity_kinds}
         return sorted(e for e in found if e is not None and e.kind in kinds)
 
+    def newest_ns(self) -> int:
+        """The last step that is covered, nanoseconds since the epoch.
+
+        Raises:
+            DataQualityError: nothing was collected.
+        """
+        if not (extents := self.extents()):
+            raise DataQualityError(f"{self.storage.url}: nothing collected; run `clusterheal collect` first")
+        return (max(e.end_ms for e in extents) - self._step_ms) * NS_PER_MS
+
     def write(self, part: Part) -> int:
         """Add a part; returns its size in bytes."""
         data = encode(part, self.contract)
@@ -85,13 +96,21 @@ class Dataset:
                 yield decode(data, extent, self.contract, self.storage.full(extent.name))
 
     def panel(
-        self, start_ns: int | None = None, end_ns: int | None = None, entities: Iterable[str] | None = None
+        self,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+        entities: Iterable[str] | None = None,
+        *,
+        file: Path | None = None,
     ) -> FeaturePanel:
         """Everything with `start_ns <= t < end_ns` on one grid, entities sorted; `entities` picks some of them.
+
+        With `file` the values lie in that new `.npy` file, mapped into memory, and one part at a time is in memory.
 
         Raises:
             DataQualityError: nothing was collected in that time, or a part is corrupt.
             InvalidInput: an entity that the dataset does not have.
+            PermanentError: no room for `file`.
         """
         extents = self._overlapping(start_ns, end_ns)
         if not extents:
@@ -101,7 +120,9 @@ class Dataset:
         times: Int64 = np.arange(first, last, self._step_ms, dtype=np.int64)
         keys = self._entities(extents, entities)
         rows = {key: i for i, key in enumerate(keys)}
-        values = np.full((len(keys), len(times), len(self.contract.features)), np.nan, np.float32)
+        shape = (len(keys), len(times), len(self.contract.features))
+        values = np.empty(shape, np.float32) if file is None else _mapped(file, shape)
+        values.fill(np.nan)
         for part in self.parts(start_ns, end_ns):
             self._place(part, values, rows, first, len(times))
         return FeaturePanel(values=values, timestamps=times * NS_PER_MS, entities=tuple(keys), contract=self.contract)
@@ -145,6 +166,25 @@ class Dataset:
         window = slice(max(at, 0), max(at, 0) + count)
         for f, feature in enumerate(kind_features(self.contract, part.extent.kind)):
             values[target, window, feature] = part.values[f][source, skip : skip + count]
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> Float32:
+    """An array in a new file. Its place on the disk is taken first: a page without one would end the process.
+
+    Raises:
+        PermanentError: the disk refuses, or is full.
+    """
+    values: Float32
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    except OSError as exc:
+        file.unlink(missing_ok=True)
+        size = 4 * int(np.prod(shape)) // 2**20
+        raise PermanentError(f"{file}: no room for {size} MiB: {exc}; free space or choose another folder") from exc
+    return values
 
 
 def _clip_up(extent_ms: int, limit_ns: int | None, step_ms: int, *, upper: bool = False) -> int:
