@@ -25,6 +25,7 @@ UNITS = frozenset(["ratio", "cores", "bytes", "bytes/s", "seconds", "count", "1/
 
 _KEYS = frozenset(["name", "kind", "unit", "low", "high", "scale", "counters", "why", "promql"])
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_NAME_RULE = "lower case letters, digits and _"
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -169,14 +170,16 @@ def _build(data: Mapping[str, Any], source: str) -> Catalogue:
         base = load_catalogue(data["extends"])
         kinds.update({k.name: k for k in base.entity_kinds})
         features.update({f.name: f for f in base.features})
-    for name, body in (data.get("entity_kinds") or {}).items():
+    for name, body in _section(data, "entity_kinds", dict, source).items():
+        if not isinstance(name, str) or not _NAME.match(name):  # it becomes part of file names
+            raise InvalidInput(f"{source}: an entity kind's name is {_NAME_RULE}, got {name!r}")
         labels = body.get("labels") if isinstance(body, dict) else None
         if not isinstance(labels, list) or not labels or not all(isinstance(x, str) for x in labels):
             raise InvalidInput(f"{source}: entity kind {name!r} needs `labels`, a list of label names; got {body!r}")
         kinds[name] = EntityKind(name=name, labels=tuple(labels))
-    definitions = data.get("definitions") or {}
+    definitions = _section(data, "definitions", dict, source)
     own: set[str] = set()
-    for entry in data.get("features") or []:
+    for entry in _section(data, "features", list, source):
         feature = _feature(entry, definitions, kinds, source)
         if feature.name in own:
             raise InvalidInput(f"{source}: feature {feature.name!r} is there twice")
@@ -192,6 +195,15 @@ def _build(data: Mapping[str, Any], source: str) -> Catalogue:
     )
 
 
+def _section(data: Mapping[str, Any], key: str, form: type, source: str) -> Any:
+    """What stands under `key`, empty when nothing does."""
+    value = data.get(key)
+    if value is not None and not isinstance(value, form):
+        expected = "a mapping" if form is dict else "a list"
+        raise InvalidInput(f"{source}: `{key}` is {expected}, got {value!r}")
+    return value or form()
+
+
 def _feature(
     entry: Any, definitions: Mapping[str, Any], kinds: Mapping[str, EntityKind], source: str
 ) -> CatalogueFeature:
@@ -200,12 +212,14 @@ def _feature(
     name = entry.get("name")
     where = f"{source}: feature {name!r}"
     if not isinstance(name, str) or not _NAME.match(name):
-        raise InvalidInput(f"{where}: a name is lower case letters, digits and _, got {name!r}")
+        raise InvalidInput(f"{where}: a name is {_NAME_RULE}, got {name!r}")
     if unknown := set(entry) - _KEYS:
         raise InvalidInput(f"{where}: unknown keys {sorted(unknown)}; expected some of {sorted(_KEYS)}")
     missing = [k for k in ("kind", "unit", "low", "high", "why", "promql") if k not in entry]
     if missing:
         raise InvalidInput(f"{where}: {missing} missing; low and high may be null, but have to be said")
+    if wrong := [k for k in ("kind", "unit", "why") if not isinstance(entry[k], str) or not entry[k].strip()]:
+        raise InvalidInput(f"{where}: {wrong[0]} is a non-empty text, got {entry[wrong[0]]!r}")
     if entry["kind"] not in kinds:
         raise InvalidInput(f"{where}: unknown entity kind {entry['kind']!r}; there are {sorted(kinds)}")
     if entry["unit"] not in UNITS:
@@ -228,7 +242,7 @@ def _feature(
         high=high,
         scale=scale,
     )
-    return CatalogueFeature(spec=spec, why=str(entry["why"]).strip(), counters=tuple(counters))
+    return CatalogueFeature(spec=spec, why=entry["why"].strip(), counters=tuple(counters))
 
 
 def _bound(value: Any, where: str, key: str) -> float | None:
