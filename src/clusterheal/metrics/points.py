@@ -14,10 +14,11 @@ from clusterheal.metrics.parser import excerpt
 
 Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.complex128]
 
-_BLANK = np.frombuffer(b" " * 8, np.uint64)[0]
-_COMMA = np.frombuffer(b",       ", np.uint64)[0]
+_WORD = 16
+"""Bytes of text that are compared or written at once, as NumPy's only number so wide."""
+_BLANK, _COMMA = np.frombuffer(b" " * _WORD + b",".ljust(_WORD), np.complex128)
 _BRACKET, _SPACE = ord("["), ord(" ")
 
 
@@ -39,7 +40,7 @@ class StepGrid:
 
 
 class _Separators:
-    """The text `"],[1435781430,"` from one value of a dense series to the next, as machine words to compare with.
+    """The text `"],[1435781430,"` from one value of a dense series to the next, as words to compare with.
 
     `offsets` are where in the text the words begin; the last may overlap the one before.
     """
@@ -51,17 +52,17 @@ class _Separators:
         self.length = len(texts[0]) if len({len(t) for t in texts}) == 1 else 0
         self.offsets: list[int] = []
         self.words: list[Words] = []
-        if self.length >= 8:
+        if self.length >= _WORD:
             table = np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), self.length)
-            self.offsets = [*range(0, self.length - 8, 8), self.length - 8]
-            self.words = [np.ascontiguousarray(table[:, s : s + 8]).view(np.uint64)[:, 0] for s in self.offsets]
+            self.offsets = [*range(0, self.length - _WORD, _WORD), self.length - _WORD]
+            self.words = [np.ascontiguousarray(table[:, s : s + _WORD]).view(np.complex128)[:, 0] for s in self.offsets]
 
 
 def decode_points(block: bytearray, grid: StepGrid) -> tuple[slice | Index, Float64]:
     """The points of one series: which steps of `grid` they are on, and their values, float64, bit for bit.
 
     `block`, `[[t,"v"],...]`, may be changed. The usual series has a point at every step from its first to its last:
-    then its time stamps are compared as text, eight bytes at a time, and blanked; what is left is a JSON list.
+    then its time stamps are compared as text, sixteen bytes at a time, and blanked; what is left is a JSON list.
 
     Raises:
         PermanentError: a point off the grid, or something that is not a point.
@@ -94,10 +95,10 @@ def _dense_values(block: bytearray, begin: int, first: int, grid: StepGrid) -> F
         return None
     if count > 1 and between[-1] + separators.length > len(block):
         return None
-    words: Words = np.ndarray((max(0, len(block) - 7),), np.uint64, buffer=block, strides=(1,))
+    words: Words = np.ndarray((max(0, len(block) - _WORD + 1),), np.complex128, buffer=block, strides=(1,))
     at = [between + offset for offset in separators.offsets]
     for index, expected in zip(at, separators.words, strict=True):
-        if not np.array_equal(words[index], expected[first + 1 : first + count]):
+        if not np.array_equal(words[index].view(np.uint64), expected[first + 1 : first + count].view(np.uint64)):
             return None
     for index in at[1:]:
         words[index] = _BLANK
