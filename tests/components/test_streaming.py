@@ -127,6 +127,6 @@ def test_a_disk_without_room_is_told_before_anything_is_filled(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("clusterheal.metrics.dataset.os.posix_fallocate", full)
-    with pytest.raises(PermanentError, match=r"no room for 175 MiB.*free space or choose another folder"):
+    with pytest.raises(PermanentError, match=r"no room for 175\.8 MiB.*free space or choose another folder"):
         stored.panel(file=tmp_path / PANEL)
     assert not (tmp_path / PANEL).exists()

@@ -182,8 +182,8 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> Float32:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     except OSError as exc:
         file.unlink(missing_ok=True)
-        size = 4 * int(np.prod(shape)) // 2**20
-        raise PermanentError(f"{file}: no room for {size} MiB: {exc}; free space or choose another folder") from exc
+        size = 4 * int(np.prod(shape)) / 2**20
+        raise PermanentError(f"{file}: no room for {size:.1f} MiB: {exc}; free space or choose another folder") from exc
     return values
 
 
