@@ -8,6 +8,8 @@ What `evaluate` returns has the same shape for both models and is JSON-ready; `g
 - `primary`: the name of the figure that decides; lower is better. `score`: the model's, `peers`: each peer's.
 - `blocks`: per origin (or block of time) the primary figure of `model` and of each peer, for a paired bootstrap.
 - `by_kind`: per entity kind the primary figure of `model` and of each peer; `blocks_by_kind`: their `blocks`.
+- `guards`: figures of the same form, each with its `primary`, `score`, `peers`, `blocks`, `by_kind` and
+  `blocks_by_kind`, in which the model need not be the best, but may not be clearly worse than a naive peer.
 - `figures`: everything else that was measured, by name.
 - `checks`: `{name, passed, detail}`; one that failed stops the gate whatever the scores say.
 """
@@ -15,7 +17,7 @@ What `evaluate` returns has the same shape for both models and is JSON-ready; `g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,7 @@ def assemble(
     blocks_by_kind: Mapping[str, Mapping[str, list[float]]],
     figures: Mapping[str, Any],
     checks: list[dict[str, Any]],
+    guards: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """One evaluation in the common shape; a figure that is not finite becomes `None`, which never passes the gate."""
     result = {
@@ -86,6 +89,7 @@ def assemble(
         "blocks": {k: list(v) for k, v in blocks.items()},
         "by_kind": {k: dict(v) for k, v in by_kind.items()},
         "blocks_by_kind": {k: dict(v) for k, v in blocks_by_kind.items()},
+        "guards": [dict(g) for g in guards],
         "figures": dict(figures),
         "checks": checks,
     }

@@ -1,5 +1,8 @@
 """May a candidate be rolled out? It must beat naive peers, and nowhere be worse than the version in service.
 
+One figure decides. Others guard: there the candidate need not beat anybody, but may not be clearly worse than a naive
+peer.
+
 Every comparison is paired: both scored the same blocks of time, and a bootstrap over the blocks says whether their
 difference is more than chance. Entity classes are many comparisons at once, so their intervals are wider (Bonferroni):
 together they refuse a model that is nowhere worse in one case of twenty at most.
@@ -20,7 +23,7 @@ from clusterheal.errors import GateRejected, InvalidInput
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 MIN_BLOCKS = 5
-FEW_BLOCKS_TOLERANCE = 0.05
+TOLERANCE = 0.05
 SEED = 20_240_601
 
 
@@ -59,7 +62,7 @@ class Difference:
 
     @property
     def worse(self) -> bool:
-        return self.ours > self.theirs * (1 + FEW_BLOCKS_TOLERANCE) if self.low is None else self.low > 0
+        return self.ours > self.theirs * (1 + TOLERANCE) if self.low is None else self.low > 0
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -73,7 +76,8 @@ def decide(candidate: Mapping[str, Any], incumbent: Mapping[str, Any] | None) ->
 
     It is refused when any figure is missing or not finite, when a check failed, when it does not beat every naive peer
     beyond chance, or when it is worse beyond chance than a naive peer in any entity class, or than the incumbent on
-    the whole or in any class.
+    the whole or in any class. In a guard's figure it is refused when it is worse beyond chance than a naive peer with
+    `TOLERANCE` on top, or than the incumbent, on the whole or in any class.
 
     Raises:
         InvalidInput: the two evaluations are not of the same model on the same data.
@@ -84,66 +88,87 @@ def decide(candidate: Mapping[str, Any], incumbent: Mapping[str, Any] | None) ->
         return GateVerdict(passed=False, reasons=(f"figures are missing or not finite: {shown}",))
     results = [(entry["passed"] is True, f"check {entry['name']}: {entry['detail']}") for entry in candidate["checks"]]
     results += _against_peers(candidate)
+    for guard in candidate.get("guards", ()):
+        results += _against_peers(guard, guards=True)
     if incumbent is not None:
         results += _against_incumbent(candidate, incumbent)
     failed = [line for passed, line in results if not passed]
     return GateVerdict(passed=not failed, reasons=(*failed, *(line for passed, line in results if passed)))
 
 
-def _against_peers(candidate: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
-    primary = candidate["primary"]
-    classes = len(candidate["peers"]) * len(candidate["by_kind"])
-    if not candidate["peers"]:
-        yield False, "no naive peer was evaluated, so nothing shows that the model is worth serving"
-    for peer, figure in candidate["peers"].items():
-        found = _difference(candidate["score"], figure, candidate["blocks"]["model"], candidate["blocks"].get(peer, []))
-        yield found.better, f"{primary} {'beats' if found.better else 'does not beat'} {peer}: {found}"
-        for kind, figures in candidate["by_kind"].items():
+def _against_peers(part: Mapping[str, Any], *, guards: bool = False) -> Iterator[tuple[bool, str]]:
+    """Each peer on the whole, where the model has to be better (a guard's only not worse), and in every class."""
+    primary = part["primary"]
+    classes = len(part["peers"]) * len(part["by_kind"])
+    allowance, allowed = (TOLERANCE, f" plus {TOLERANCE:.0%}") if guards else (0.0, "")
+    if not part["peers"]:
+        yield False, f"no naive peer was evaluated on {primary}, so nothing shows that the model is worth serving"
+    for peer, figure in part["peers"].items():
+        pair = part["blocks"]["model"], part["blocks"].get(peer, [])
+        found = _difference(part["score"], figure, *pair, comparisons=classes + 1 if guards else 1, allowance=allowance)
+        if guards:
+            yield not found.worse, f"{primary} {_in_words(found)} {peer}{allowed}: {found}"
+        else:
+            yield found.better, f"{primary} {'beats' if found.better else 'does not beat'} {peer}: {found}"
+        for kind, figures in part["by_kind"].items():
             if peer not in figures:
                 yield False, f"{primary} of {kind}: {peer} was not evaluated"
                 continue
-            blocks = candidate["blocks_by_kind"].get(kind, {})
+            blocks = part["blocks_by_kind"].get(kind, {})
             pair = blocks.get("model", []), blocks.get(peer, [])
-            found = _difference(figures["model"], figures[peer], *pair, comparisons=classes)
-            yield not found.worse, f"{primary} of {kind} {_in_words(found)} {peer}: {found}"
+            found = _difference(figures["model"], figures[peer], *pair, comparisons=classes, allowance=allowance)
+            yield not found.worse, f"{primary} of {kind} {_in_words(found)} {peer}{allowed}: {found}"
 
 
 def _against_incumbent(candidate: Mapping[str, Any], incumbent: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
     """Raises:
     InvalidInput: different models, figures or held-out data.
     """
-    for key in ("model", "primary", "window"):
-        if candidate[key] != incumbent[key]:
+    ours, theirs = ({**e, "guards": [g["primary"] for g in e.get("guards", ())]} for e in (candidate, incumbent))
+    for key in ("model", "primary", "window", "guards"):
+        if ours[key] != theirs[key]:
             raise InvalidInput(
-                f"candidate and incumbent differ in {key}: {candidate[key]!r} and {incumbent[key]!r}; "
+                f"candidate and incumbent differ in {key}: {ours[key]!r} and {theirs[key]!r}; "
                 "evaluate both packages on the same panel and split"
             )
-    primary = candidate["primary"]
     if any(_holes(incumbent, "incumbent")):
-        yield True, f"the version in service has figures that are not finite; {primary} cannot be compared"
+        yield True, f"the version in service has figures that are not finite; {ours['primary']} cannot be compared"
         return
-    serving = "the version in service"
-    ours, theirs = candidate["blocks"]["model"], incumbent["blocks"]["model"]
-    found = _difference(candidate["score"], incumbent["score"], ours, theirs)
+    yield from _against_version(candidate, incumbent)
+    for part, before in zip(candidate.get("guards", ()), incumbent.get("guards", ()), strict=True):
+        yield from _against_version(part, before)
+
+
+def _against_version(part: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """One figure beside that of the version in service."""
+    primary, serving = part["primary"], "the version in service"
+    found = _difference(part["score"], before["score"], part["blocks"]["model"], before["blocks"]["model"])
     yield not found.worse, f"{primary} {_in_words(found)} {serving}: {found}"
-    for kind, figures in incumbent["by_kind"].items():
-        if kind not in candidate["by_kind"]:
+    for kind, figures in before["by_kind"].items():
+        if kind not in part["by_kind"]:
             yield False, f"{primary} of {kind}: {serving} has a figure, the candidate has none"
             continue
-        blocks = [e["blocks_by_kind"].get(kind, {}).get("model", []) for e in (candidate, incumbent)]
-        scores = candidate["by_kind"][kind]["model"], figures["model"]
-        found = _difference(*scores, *blocks, comparisons=len(incumbent["by_kind"]))
+        blocks = [e["blocks_by_kind"].get(kind, {}).get("model", []) for e in (part, before)]
+        scores = part["by_kind"][kind]["model"], figures["model"]
+        found = _difference(*scores, *blocks, comparisons=len(before["by_kind"]))
         yield not found.worse, f"{primary} of {kind} {_in_words(found)} {serving}: {found}"
 
 
 def _difference(
-    ours: float, theirs: float, our_blocks: Sequence[float], their_blocks: Sequence[float], *, comparisons: int = 1
+    ours: float,
+    theirs: float,
+    our_blocks: Sequence[float],
+    their_blocks: Sequence[float],
+    *,
+    comparisons: int = 1,
+    allowance: float = 0.0,
 ) -> Difference:
-    """`comparisons`: how many are made at once."""
+    """`comparisons`: how many are made at once. `allowance`: share of theirs by which ours may be worse."""
     confidence = 1 - (1 - CONFIDENCE) / max(comparisons, 1)
     low = high = None
     if len(our_blocks) == len(their_blocks) >= MIN_BLOCKS:
-        low, high = bootstrap_bounds(np.subtract(our_blocks, their_blocks), confidence=confidence)
+        difference = np.subtract(our_blocks, (1 + allowance) * np.asarray(their_blocks))
+        low, high = bootstrap_bounds(difference, confidence=confidence)
     return Difference(ours=float(ours), theirs=float(theirs), confidence=confidence, low=low, high=high)
 
 

@@ -111,6 +111,36 @@ def test_a_figure_that_is_missing_or_not_finite_never_passes(change: dict[str, A
     assert where in verdict.reasons[0]
 
 
+def guarded(*levels: float) -> dict[str, Any]:
+    """A good evaluation with a guard whose classes scored these levels, a little up and down, beside a peer at 1.0."""
+    wave = np.tile([-0.02, 0.02], 4)
+    part = of_kinds(**{f"kind{i}": (level + wave).tolist() for i, level in enumerate(levels)})
+    return evaluation(GOOD, guards=[{k: part[k] for k in GUARD} | {"primary": "band_loss"}])
+
+
+GUARD = ("score", "peers", "blocks", "by_kind", "blocks_by_kind")
+
+
+@pytest.mark.parametrize("levels", [(0.9, 0.8), (1.0, 1.0), (1.04, 1.04)])
+def test_a_guard_need_not_beat_a_naive_peer(levels: tuple[float, ...]) -> None:
+    verdict = decide(guarded(*levels), None)
+    assert verdict.passed, verdict.reasons
+
+
+@pytest.mark.parametrize("levels", [(1.2, 1.2), (0.5, 1.2)])
+def test_a_guard_that_is_clearly_worse_than_a_naive_peer_in_any_class_refuses(levels: tuple[float, ...]) -> None:
+    verdict = decide(guarded(*levels), None)
+    assert not verdict.passed
+    assert "band_loss of kind1 is worse than persistence plus 5%" in " ".join(verdict.reasons)
+
+
+def test_a_guard_that_got_worse_than_the_version_in_service_refuses() -> None:
+    assert not decide(guarded(0.9), guarded(0.5)).passed
+    assert decide(guarded(0.5), guarded(0.9)).passed
+    with pytest.raises(InvalidInput, match="guards"):
+        decide(guarded(0.5), evaluation(GOOD))
+
+
 def test_a_failed_check_refuses_whatever_the_scores_say() -> None:
     checks = [{"name": "ordered", "passed": False, "detail": "3 quantiles cross"}]
     verdict = decide(evaluation(GOOD, checks=checks), None)

@@ -94,7 +94,7 @@ class Parts(NamedTuple):
 
     `raw`: `(B, P, F)` non-negative deviation of each piece and metric, 0 where the metric has no fresh sample.
     `fresh`: `(B, F)` 1 where one of the newest steps has a sample.
-    `predicted`: `(B, F)` forecast of the newest step from the steps before it, scaled.
+    `predicted`: `(B, F)` what the newest step is expected to be from the steps before it, scaled.
     `loc`, `scale`: `(B, F)` the robust scaling that was used.
     """
 
@@ -126,6 +126,7 @@ class DetectorGraph(nn.Module):
     is_log: Tensor
     log_offset: Tensor
     coefficients: Tensor
+    trust: Tensor
     centre: Tensor
     basis: Tensor
     short: Tensor
@@ -197,7 +198,9 @@ class DetectorGraph(nn.Module):
         newest = torch.zeros_like(z[:, 0])
         for back in range(self.layout.fresh_steps, 0, -1):
             newest = torch.where(mask[:, -back] > 0, z[:, -back], newest)
-        predicted, residual = self.forecast(filled, mask)
+        forecast, residual = self.forecast(filled, mask)
+        # One forecast for all metrics is worse than the last value for those that hardly move: see `fit_trust`.
+        predicted = filled[:, -2] + self.trust[row] * (forecast - filled[:, -2])
         usable = fresh.unsqueeze(1)
         pieces = {
             "level": newest.abs(),
@@ -363,6 +366,7 @@ def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
         "pool_tail": torch.ones(rows, len(SCALES) * pieces),
         "score_knots": knots.repeat(rows, 1),
         "score_tail": torch.ones(rows),
+        "trust": torch.ones(rows, n_features),
         "event_middle": torch.zeros(rows),
         "event_rare": torch.ones(rows),
         "band": torch.zeros(rows, n_features, 3),

@@ -20,11 +20,12 @@ MOST_WINDOWS = 8_000
 
 
 def fit_predictors(train: FeaturePanel, tables: dict[str, Tensor], config: DetectorConfig, layout: Layout) -> None:
-    """Fill `coefficients`, `centre`, `basis`, `short` and `long` from the training time."""
+    """Fill `coefficients`, `trust`, `centre`, `basis`, `short` and `long` from the training time."""
     series = [scaled_series(train, tables, e) for e in range(len(train.entities))]
     rng = np.random.default_rng(config.seed)
     lags = max(1, min(config.lags, layout.reach - layout.fresh_steps, len(train.timestamps) // 4))
     tables["coefficients"] = _coefficients(series, lags, rng)
+    tables["trust"] = _trust(series, tables["coefficients"])
     windows = _windows(series, layout.window_steps)
     # A quarter of the window's values at most: with one metric, sixteen components would rebuild everything.
     rank = max(1, min(config.components, windows.shape[1] // 4, len(windows) - 1))
@@ -59,6 +60,21 @@ def _coefficients(series: list[Tensor], lags: int, rng: np.random.Generator) -> 
     strength = RIDGE * float(gram.diagonal().mean()) + 1e-9
     solved: Tensor = torch.linalg.solve(gram + strength * torch.eye(lags, dtype=torch.float64), moment)
     return solved.float()
+
+
+def _trust(series: list[Tensor], coefficients: Tensor) -> Tensor:
+    """`(n_entities + 1, n_features)` in 0 to 1: how far to go from the last value to the forecast of the next.
+
+    Least squares for each metric of each entity, and for all entities together in the last row.
+    """
+    lags = len(coefficients)
+    moments = []
+    for z in series:
+        last, step = z[lags - 1 : -1], z[lags:] - z[lags - 1 : -1]
+        guess = torch.einsum("nfl,l->nf", z.unfold(0, lags, 1)[:-1], coefficients) - last
+        moments.append(torch.stack([(guess * step).double().sum(0), guess.double().square().sum(0)]))
+    both = torch.stack([*moments, torch.stack(moments).sum(0)])
+    return (both[:, 0] / both[:, 1].clamp(min=1e-9)).clamp(0.0, 1.0).float()
 
 
 def _components(windows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
