@@ -83,17 +83,19 @@ check_versions() {
 }
 
 check_operators() {
-  local kind resource fix
+  local kind resource fix version
+  "$KUBECTL" api-versions >"$WORK/versions" 2>/dev/null || true
   while read -r kind resource fix; do
     uses "^kind: $kind\$" || continue
-    if served "$resource"; then row ok "$kind" "$resource is served"; else
-      row FAIL "$kind" "$resource is not known to the server" "$fix"
-    fi
+    version=$(awk -v kind="$kind" '/^apiVersion:/ { version = $2 } $0 == "kind: " kind { print version; exit }' "$WORK/manifests.yaml")
+    if ! served "$resource"; then row FAIL "$kind" "$resource is not known to the server" "$fix"
+    elif ! grep -qx -- "$version" "$WORK/versions"; then row FAIL "$kind" "$resource is served, but not as $version" "upgrade its operator"
+    else row ok "$kind" "$resource is served as $version"; fi
   done <<'END'
 DataSciencePipelinesApplication datasciencepipelinesapplications.datasciencepipelinesapplications.opendatahub.io install OpenShift AI with the component datasciencepipelines Managed
 Notebook notebooks.kubeflow.org install OpenShift AI with the component workbenches Managed
-InferenceService inferenceservices.serving.kserve.io install OpenShift AI with the component kserve Managed, or KServe 0.15 or later
-ServingRuntime servingruntimes.serving.kserve.io install OpenShift AI with the component kserve Managed, or KServe 0.15 or later
+InferenceService inferenceservices.serving.kserve.io install OpenShift AI with the component kserve Managed, or KServe 0.16 or later
+ServingRuntime servingruntimes.serving.kserve.io install OpenShift AI with the component kserve Managed, or KServe 0.16 or later
 PrometheusRule prometheusrules.monitoring.coreos.com install the Prometheus operator (OpenShift has it)
 AlertmanagerConfig alertmanagerconfigs.monitoring.coreos.com install the Prometheus operator (OpenShift has it)
 ExternalSecret externalsecrets.external-secrets.io install the External Secrets Operator, or take the component external-secrets out and create the secrets
@@ -103,12 +105,53 @@ GrafanaDashboard grafanadashboards.grafana.integreatly.org install the Grafana o
 END
 }
 
+check_kserve() { # plain Kubernetes only: OpenShift AI brings a KServe that fits
+  [ "$PLATFORM" = vanilla-kubernetes ] && served inferenceservices.serving.kserve.io || return 0
+  local where image version
+  read -r where image < <("$KUBECTL" get deployments --all-namespaces -l control-plane=kserve-controller-manager -o \
+    'jsonpath={range .items[*]}{.metadata.namespace} {.spec.template.spec.containers[?(@.name=="manager")].image}{"\n"}{end}' 2>/dev/null) || true
+  version=$(sed -n 's/.*:v\([0-9]*\.[0-9]*\).*/\1/p' <<<"${image:-}")
+  case $version in
+    '') row warn KServe "its version cannot be told (${image:-no controller found})" "check that it is 0.16 or later" ;;
+    0.[0-9] | 0.1[0-5]) row FAIL "KServe $version" "0.16 or later is needed: before, the mode Standard was called RawDeployment" "upgrade KServe" ;;
+    *) row ok "KServe $version" "0.16 or later" ;;
+  esac
+  if [ -n "${where:-}" ] && "$KUBECTL" get configmap inferenceservice-config -n "$where" -o 'jsonpath={.data.service}' 2>/dev/null |
+    grep -Eq '"serviceClusterIPNone" *: *true'; then
+    row FAIL "KServe's Services" "serviceClusterIPNone is true: predictors' addresses, which have no port, would not answer" \
+      "$KUBECTL patch configmap inferenceservice-config -n $where --type merge -p '{\"data\": {\"service\": \"{\\\"serviceClusterIPNone\\\": false}\"}}'"
+  fi
+}
+
+check_network() {
+  local port
+  if [ "$PLATFORM" = vanilla-kubernetes ]; then
+    if prometheus_closed; then
+      row warn "network policies of monitoring" "kube-prometheus' own admit nobody else, where the cluster enforces them" "$PROMETHEUS_FIX"
+    fi
+  fi
+  uses '^  name: kubernetes-api$' || return 0
+  port=$("$KUBECTL" get endpointslices kubernetes -n default -o 'jsonpath={.ports[0].port}' 2>/dev/null || true)
+  case $port in
+    6443 | '') ;;
+    *) row FAIL "network policy kubernetes-api" "it allows port 6443; this API server answers on $port" "patch the port in the overlay" ;;
+  esac
+}
+
 check_rights() {
   if wanted cluster; then
     if may customresourcedefinitions apiextensions.k8s.io && may clusterroles rbac.authorization.k8s.io; then row ok "rights: cluster layer" "CRDs and ClusterRoles"; else
       row FAIL "rights: cluster layer" "this account may not create CRDs and ClusterRoles" \
         "an administrator runs ./bootstrap.sh --environment $ENVIRONMENT --layer cluster; you run the other layers by --layer"
     fi
+  fi
+  if wanted namespace && ! "$KUBECTL" get namespace "$NAMESPACE" >/dev/null 2>&1 && ! may namespaces ''; then
+    row FAIL "rights: namespace layer" "$NAMESPACE is not there, and this account may not create it" \
+      "an administrator runs ./bootstrap.sh --environment $ENVIRONMENT --layer namespace"
+  fi
+  if wanted access && uses '^kind: ClusterRoleBinding' && ! may clusterrolebindings rbac.authorization.k8s.io; then
+    row FAIL "rights: access layer" "this account may not bind cluster roles, which the engine reads the cluster by" \
+      "an administrator runs ./bootstrap.sh --environment $ENVIRONMENT --layer access; you run the other layers by --layer"
   fi
   local resource group missing=()
   while read -r resource group; do
@@ -138,7 +181,7 @@ check_storage() {
 }
 
 check_monitoring() {
-  served clusterversions.config.openshift.io || return 0
+  [ "$PLATFORM" != vanilla-kubernetes ] || return 0
   local config
   config=$("$KUBECTL" get configmap cluster-monitoring-config -n openshift-monitoring -o 'jsonpath={.data.config\.yaml}' 2>/dev/null || true)
   if grep -q 'enableUserWorkload: *true' <<<"$config"; then row ok "user workload monitoring" "enabled"; else
@@ -177,15 +220,27 @@ check_images() {
   done < <(sed -n 's/^ *image: *//p' "$WORK/manifests.yaml" | grep "$UNPINNED" | sort -u)
 }
 
-check_secrets() { # made outside Git: manifests/README.md, Secrets
-  local name
-  for name in engine-alert-token model-storage; do
-    uses "name: $name\$" || uses "secretName: $name\$" || continue
-    uses "^kind: ExternalSecret" && continue
-    if "$KUBECTL" get secret "$name" -n "$NAMESPACE" >/dev/null 2>&1; then row ok "secret $name" "there"; else
-      row warn "secret $name" "not there: pods that need it wait for it" "manifests/README.md, section Secrets, has the command"
-    fi
+SECRETS_FIX='manifests/README.md, section "Made outside these manifests", has the commands'
+missing_secrets() { # those that are made outside Git, are needed, and are not there
+  local name external
+  external=$(awk '/^---/ { kind = "" } /^kind:/ { kind = $2 } /^  name:/ && kind == "ExternalSecret" { print $2 }' "$WORK/manifests.yaml")
+  for name in engine-alert-token model-storage workbench-token storage-config; do
+    case $name in
+      storage-config) [ "$PLATFORM" = vanilla-kubernetes ] || continue ;; # OpenShift AI makes it of model-storage
+      *) uses "[nN]ame: $name\$" || continue ;;
+    esac
+    grep -qx "$name" <<<"$external" || "$KUBECTL" get secret "$name" -n "$NAMESPACE" >/dev/null 2>&1 || echo "$name"
   done
+}
+check_secrets() {
+  local name
+  for name in $(missing_secrets); do row warn "secret $name" "not there: pods that need it would wait for it" "$SECRETS_FIX"; done
+}
+need_secrets() { # before the first layer whose pods would wait in vain
+  [ -z "$DRY_RUN$SKIP_CHECKS" ] || return 0
+  local missing
+  missing=$(missing_secrets | tr '\n' ' ')
+  [ -z "$missing" ] || { row FAIL "secrets" "not there: ${missing% }" "make them, now that $NAMESPACE is there: $SECRETS_FIX" && return 1; }
 }
 
 apply() { # layer file
@@ -226,7 +281,10 @@ install() { # layer
     row warn "layer $1" "cannot be checked before the layers above it are there: $(grep -i -m1 -e notfound -e 'no matches' "$WORK/apply" | cut -c1-140)"
     return 0
   elif [ "$status" -ne 0 ]; then
-    row FAIL "layer $1" "$(grep -i -m1 -e error -e conflict "$WORK/apply" | cut -c1-300)" "mend it and run this again; layers above are in place"
+    local fix="mend it and run this again; layers above are in place"
+    ! grep -q 'conflict with' "$WORK/apply" ||
+      fix="change it by what wrote it, or take it over once: $KUBECTL apply --server-side --field-manager=$MANAGER --force-conflicts -k manifests/overlays/$ENVIRONMENT"
+    row FAIL "layer $1" "$(grep -i -m1 -e error -e conflict "$WORK/apply" | cut -c1-300)" "$fix"
     return 1
   fi
   if [ -n "$DRY_RUN" ]; then row ok "layer $1" "$count objects pass the server's checks" && return 0; fi
@@ -247,7 +305,7 @@ cluster="$ROOT/manifests/cluster"
 { echo ---; "$KUBECTL" kustomize "$cluster"; } >>"$WORK/layers/cluster.yaml"
 
 echo; echo "Checks"
-check_versions; check_operators; check_rights; check_storage; check_monitoring; check_gpus; check_quota; check_images; check_secrets
+check_versions; check_operators; check_kserve; check_rights; check_storage; check_monitoring; check_network; check_gpus; check_quota; check_images; check_secrets
 if [ "$FAILED" -gt 0 ] && [ -z "$SKIP_CHECKS" ]; then
   echo; echo "$FAILED checks failed; nothing was changed. Mend them, or go on with --skip-checks."
   exit 1
@@ -257,6 +315,7 @@ checks_failed=$FAILED
 echo; echo "Layers"
 for layer in "${LAYERS[@]}"; do
   wanted "$layer" || continue
+  case $layer in pipelines | serving | engine | workbench) need_secrets || break ;; esac
   install "$layer" || break
 done
 

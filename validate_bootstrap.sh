@@ -80,18 +80,20 @@ field() { # expression over the JSON d on stdin
 }
 
 check_objects() {
-  local file kind name answer missing=0 total=0
+  local file kind name answer before=$FAILED files=()
   for file in "$WORK"/objects/*.yaml; do
+    grep -qx 'kind: Job' "$file" || files+=("$file") # hooks are removed when they are done
+  done
+  if { for file in "${files[@]}"; do echo ---; cat "$file"; done; } | "$KUBECTL" get -f - -o name >/dev/null 2>&1; then
+    row ok "objects" "all ${#files[@]} of the overlay are there" && return
+  fi
+  for file in "${files[@]}"; do # one by one: which is missing, and why?
+    answer=$("$KUBECTL" get -f "$file" -o name 2>&1 >/dev/null) && continue
     kind=$(sed -n 's/^kind: *//p' "$file")
     name=$(sed -n 's/^  name: *//p' "$file" | head -1)
-    [ "$kind" != Job ] || continue # hooks are removed when they are done
-    total=$((total + 1))
-    answer=$("$KUBECTL" get -f "$file" -o name 2>&1 >/dev/null) || {
-      missing=$((missing + 1))
-      row FAIL "$kind $name" "$(tail -1 <<<"$answer" | cut -c1-200)" "./bootstrap.sh --environment $ENVIRONMENT"
-    }
+    row FAIL "$kind $name" "$(tail -1 <<<"$answer" | cut -c1-200)" "./bootstrap.sh --environment $ENVIRONMENT"
   done
-  [ "$missing" -gt 0 ] || row ok "objects" "all $total of the overlay are there"
+  [ "$FAILED" -gt "$before" ] || row warn "objects" "there one by one, but not all at once" "run this again"
 }
 
 condition() { # resource name type -> row
@@ -135,12 +137,31 @@ check_engine() {
   fi
 }
 
+check_sources() { # what the engine itself says that it cannot read; without alerts or silences it does not act
+  local answer what why fix
+  [ -n "$ENGINE" ] || return 0
+  if ! answer=$(ask GET "$ENGINE/api/v1/status" 2>"$WORK/why"); then
+    row FAIL "engine sources" "$(cat "$WORK/why")" "a token with the right to read: manifests/README.md, Security" && return
+  fi
+  field '"\n".join(f"{what} {why}" for what, why in sorted(d["unreadable"].items()))' <<<"$answer" >"$WORK/unreadable"
+  if ! grep -q . "$WORK/unreadable"; then row ok "engine sources" "it can read all that it looks at" && return; fi
+  while read -r what why; do
+    case $what in
+      alerts | silences)
+        fix="is the address right, and may the engine ask there? manifests/README.md, Troubleshooting"
+        if [ "$PLATFORM" = vanilla-kubernetes ] && prometheus_closed; then fix=$PROMETHEUS_FIX; fi ;;
+      *) fix="an administrator applies manifests/cluster, and the overlay binds it: manifests/README.md, Structure" ;;
+    esac
+    row FAIL "engine reads $what" "$(cut -c1-200 <<<"$why")" "$fix"
+  done <"$WORK/unreadable"
+}
+
 check_prediction() { # model url
   local model=$1 url=$2 metadata answer
   if [ -z "$url" ]; then
-    local port=80 scheme=http
-    [ "$PLATFORM" = vanilla-kubernetes ] || { port=8443 && scheme=https; }
-    forward "$model-predictor" "$NAMESPACE" "$port" "$scheme" 2>"$WORK/why" || {
+    local service=$model-models port=8080 scheme=http
+    [ "$PLATFORM" = vanilla-kubernetes ] || { service=$model-predictor && port=8443 && scheme=https; }
+    forward "$service" "$NAMESPACE" "$port" "$scheme" 2>"$WORK/why" || {
       row FAIL "$model" "no port-forward: $(cat "$WORK/why")" "run the pipeline train, so that there is a model to serve" && return
     }
     url=$URL
@@ -222,9 +243,10 @@ split_layers
 check_objects
 check_health
 check_engine
+check_sources
 check_prediction anomaly-detector "$DETECTOR"
 check_prediction predictive-analytics "$FORECASTER"
 check_monitoring
 echo
 if [ "$FAILED" -gt 0 ]; then echo "$FAILED of ${#ROWS[@]} checks failed" && exit 1; fi
-echo "all ${#ROWS[@]} checks passed"
+echo "${#ROWS[@]} checks, none failed, $WARNED to look at"

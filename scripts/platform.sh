@@ -58,6 +58,15 @@ find_platform() { # rhoai-2x, rhoai-3x or vanilla-kubernetes, from what the clus
   case $version in 2.*) echo rhoai-2x ;; *) echo rhoai-3x ;; esac
 }
 
+# kube-prometheus ships NetworkPolicies that let only its own parts in; cluster/kube-prometheus adds the platform.
+# shellcheck disable=SC2034 # for those who source this
+PROMETHEUS_FIX="kubectl apply -k manifests/cluster/kube-prometheus"
+prometheus_closed() { # are they there, and nothing that lets the platform in?
+  local policies
+  policies=$("$KUBECTL" get networkpolicies -n monitoring -o name 2>/dev/null || true)
+  grep -q '/prometheus-k8s$' <<<"$policies" && ! grep -q '/clusterheal$' <<<"$policies"
+}
+
 # Render the overlay as it is in Git, with the platform's component and those that were asked for. A copy beside the overlay keeps
 # its relative paths true; it is removed when the script ends.
 render() { # environment platform component... -> $WORK/manifests.yaml

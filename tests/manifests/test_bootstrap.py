@@ -13,11 +13,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from copy import deepcopy
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -25,15 +22,10 @@ import yaml
 from clusterheal_models.serving.toy import toy_detector, toy_forecaster
 
 from clusterheal.contracts import EntityKind, FeatureContract, FeatureSpec, WindowSpec
-from clusterheal.kube.documents import KubernetesLoader
-from clusterheal.kube.ports import ApiError, Manifest, PatchType, Resource
+from clusterheal.kube.ports import PatchType, Resource
 from clusterheal.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, NAMESPACES, PERSISTENT_VOLUME_CLAIMS
-from clusterheal.local.kube.controllers import Timing
-from clusterheal.local.kube.emulator import Emulator, serve
-from clusterheal.local.kube.platform import worker_nodes
+from tests.manifests.bootstrap_world import NAMESPACE, ROOT, World, definitions, served
 
-ROOT = Path(__file__).resolve().parents[2]
-NAMESPACE = "self-healing-platform-dev"
 SCRIPTS = ("bootstrap.sh", "validate_bootstrap.sh", "teardown.sh", "scripts/platform.sh", "scripts/setup.sh", ".ci/run")
 DEFINITIONS = (
     "config.openshift.io_clusterversions",
@@ -64,64 +56,12 @@ READY = {
 pytestmark = pytest.mark.manifests
 
 
-@pytest.fixture(scope="module")
-def definitions(shared_dir: Path) -> list[Manifest]:
-    files = [shared_dir / "crds" / f"{name}.yaml" for name in DEFINITIONS]
-    return [d for f in files for d in yaml.load_all(f.read_text(), Loader=KubernetesLoader) if d]
-
-
-@dataclass
-class World:
-    """An emulated OpenShift cluster with a kubeconfig of its own."""
-
-    emulator: Emulator
-    url: str
-    kubeconfig: Path
-
-    @property
-    def cluster(self) -> Any:
-        return self.emulator.cluster(manager="operators")
-
-    async def run(self, script: str, *arguments: str, answer: str = "") -> tuple[int, str]:
-        """Exit status and what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            str(ROOT / script),
-            *arguments,
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        out, _ = await process.communicate(answer.encode())
-        assert process.returncode is not None
-        return process.returncode, out.decode()
-
-    async def exists(self, resource: Resource, name: str) -> bool:
-        try:
-            await self.cluster.get(resource, name, namespace=NAMESPACE if resource.namespaced else None)
-        except ApiError as exc:
-            if exc.status == 404:
-                return False
-            raise
-        return True
-
-
 @pytest.fixture
-async def world(tmp_path: Path, definitions: list[Manifest]) -> AsyncIterator[World]:
+async def world(tmp_path: Path, shared_dir: Path) -> AsyncIterator[World]:
     """With user workload monitoring, storage and OpenShift AI 3.x; images stay placeholders."""
-    instant = Timing(start=timedelta(0), ready=timedelta(0), stop=timedelta(0))
-    emulator = Emulator(seed=1, timing=instant, platform_types=False)
-    emulator.load(deepcopy(definitions))
-    emulator.load(worker_nodes(3))
-    emulator.load(d for d in yaml.safe_load_all((Path(__file__).parent / "openshift-world.yaml").read_text()))
-    async with serve(emulator) as url:
-        config = tmp_path / "kubeconfig"
-        cluster = {"name": "e", "cluster": {"server": url}}
-        context = {"name": "e", "context": {"cluster": "e", "user": "u"}}
-        whole = {"apiVersion": "v1", "kind": "Config", "current-context": "e"}
-        whole |= {"clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}
-        config.write_text(yaml.safe_dump(whole))
-        yield World(emulator, url, config)
+    openshift = yaml.safe_load_all((Path(__file__).parent / "openshift-world.yaml").read_text())
+    async with served(tmp_path, definitions(shared_dir / "crds", DEFINITIONS), openshift) as world:
+        yield world
 
 
 @contextlib.asynccontextmanager
@@ -306,6 +246,17 @@ async def running(url: str, *command: str, log: Path) -> AsyncIterator[None]:
                 await process.wait()
 
 
+async def unreadable(engine: str, wanted: set[str]) -> None:
+    """Wait until these are what the engine cannot read."""
+    async with httpx.AsyncClient(trust_env=False, base_url=engine) as http:
+        for _ in range(150):
+            found = (await http.get("/api/v1/status")).json()["unreadable"]
+            if set(found) == wanted:
+                return
+            await asyncio.sleep(0.2)
+    raise AssertionError(f"expected {wanted} to be unreadable, found {found}")
+
+
 def contract() -> FeatureContract:
     return FeatureContract(
         entity_kinds=(EntityKind(name="node", labels=("node",)),),
@@ -337,22 +288,30 @@ def prometheus_config(folder: Path, engine_port: int) -> Path:
 
 
 @pytest.mark.local
-async def test_validation_passes_on_what_works_and_names_what_does_not(world: World, tmp_path: Path) -> None:
+async def test_validation_passes_on_what_works_and_names_what_does_not(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await install(world)
-    engine, models, prometheus = free_port(), free_port(), free_port()
+    engine, models, prometheus, alertmanager = (free_port() for _ in range(4))
     packages = [
         str(toy_detector(tmp_path / "anomaly-detector/v000001", contract(), alarm_score=30.0).path),
         str(toy_forecaster(tmp_path / "predictive-analytics/v000001", contract()).path),
     ]
     cli = (sys.executable, "-m", "clusterheal.cli")
-    urls = [f"http://127.0.0.1:{port}" for port in (engine, models, prometheus)]
+    urls = [f"http://127.0.0.1:{port}" for port in (engine, models, prometheus, alertmanager)]
     config = prometheus_config(tmp_path, engine)
     engine_command = (*cli, "engine", "--kubeconfig", str(world.kubeconfig), "--namespace", NAMESPACE)
     engine_command += ("--host", "127.0.0.1", "--port", str(engine), "--allow-anonymous", "--interval", "1")
+    monkeypatch.setenv("CLUSTERHEAL_PROMETHEUS__URL", urls[2])
+    monkeypatch.setenv("CLUSTERHEAL_ENGINE__ALERTMANAGER_URL", urls[3])
     serve_command = (*cli, "serve", "--package", packages[0], "--package", packages[1])
     serve_command += ("--http-port", str(models), "--grpc-port", "0")
     prometheus_command = ("prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'tsdb'}")
     prometheus_command += (f"--web.listen-address=127.0.0.1:{prometheus}",)
+    (tmp_path / "alertmanager.yml").write_text("{route: {receiver: nobody}, receivers: [{name: nobody}]}")
+    alertmanager_command = ("prometheus-alertmanager", f"--config.file={tmp_path / 'alertmanager.yml'}")
+    alertmanager_command += (f"--storage.path={tmp_path / 'alerts'}", "--cluster.listen-address=")
+    alertmanager_command += (f"--web.listen-address=127.0.0.1:{alertmanager}",)
     validate = ("validate_bootstrap.sh", "--environment", "development", "--engine-url", urls[0])
     validate += ("--detector-url", urls[1], "--forecaster-url", urls[1], "--prometheus-url", urls[2])
     async with (
@@ -360,12 +319,17 @@ async def test_validation_passes_on_what_works_and_names_what_does_not(world: Wo
         running(f"{urls[0]}/readyz", *engine_command, log=tmp_path / "engine.log"),
         running(f"{urls[2]}/-/ready", *prometheus_command, log=tmp_path / "prometheus.log"),
     ):
-        async with running(f"{urls[1]}/v2/models/anomaly-detector/ready", *serve_command, log=tmp_path / "serve.log"):
+        async with (
+            running(f"{urls[1]}/v2/models/anomaly-detector/ready", *serve_command, log=tmp_path / "serve.log"),
+            running(f"{urls[3]}/-/ready", *alertmanager_command, log=tmp_path / "alertmanager.log"),
+        ):
             await asyncio.sleep(3)  # two scrapes
+            await unreadable(urls[0], set())
             status, out = await world.run(*validate)
             assert status == 0, out
             for line in (
                 "ok    engine round trip",
+                "ok    engine sources",
                 "ok    metrics",
                 "ok    alerts",
                 "ok    deployment coordination-engine",
@@ -374,8 +338,10 @@ async def test_validation_passes_on_what_works_and_names_what_does_not(world: Wo
             answers = [line for line in out.splitlines() if "answers with" in line]
             assert ["score" in answers[0], "quantiles" in answers[1]] == [True, True], out
         await world.cluster.delete(DEPLOYMENTS, "coordination-engine", namespace=NAMESPACE)
+        await unreadable(urls[0], {"silences"})
         status, out = await world.run(*validate)
     assert status == 1
+    assert "FAIL  engine reads silences" in out
     assert "FAIL  Deployment coordination-engine" in out
     assert "FAIL  anomaly-detector" in out
     assert "ok    alerts" in out

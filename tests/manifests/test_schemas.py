@@ -15,7 +15,14 @@ from tests.manifests.schemas import OpenShiftDefinitions, crds, problems
 
 pytestmark = pytest.mark.manifests
 KUBERNETES = ("1.31", "1.34")  # OpenShift 4.18's, and a newer one
-LAYERS = ("cluster", "cluster/vanilla-kubernetes", "cluster/model-registry", "kubeflow", "argocd")
+LAYERS = (
+    "cluster",
+    "cluster/vanilla-kubernetes",
+    "cluster/kube-prometheus",
+    "cluster/model-registry",
+    "kubeflow",
+    "argocd",
+)
 OUTSIDE = ("clusterheal.io", "monitoring.openshift.io", "objectbucket.io")
 """Groups that ../shared/crds may lack; the first is ours and is checked with our own definitions."""
 
