@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from typing import Any
+
+from prometheus_client import Gauge
 
 from clusterheal.clock import Clock
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
@@ -40,23 +43,14 @@ class Reporter:
         self._clock = clock
         self.pending_events: list[tuple[Record, str, str, str]] = []
         self._seen: set[str] | None = None
+        self._shown: dict[Gauge, dict[str, Gauge]] = {}
         self._judged_by = _models_of(ModelVerdicts())
         _start_at_zero(metrics)
 
     def step(self, before: Record, after: Record) -> None:
         """An incident's stored state changed: one audit line with all that the decision rests on."""
-        audit.info(
-            "incident",
-            extra={
-                "incident": after.name,
-                "target": str(after.target),
-                "from_state": before.state.value,
-                "to_state": after.state.value,
-                "status": encode_status(after),
-                "signals": [encode_observation(o) for o in after.active],
-                "models": self._judged_by,
-            },
-        )
+        if audit.isEnabledFor(logging.INFO):
+            audit.info("incident", extra=self._told(before, after))
         if after.diagnosis is not None and (before.diagnosis is None or after.plan_id != before.plan_id):
             self.metrics.decisions.labels(after.diagnosis.origin, after.diagnosis.playbook or "none").inc()
         if after.plan is not None and before.plan is None:
@@ -66,6 +60,17 @@ class Reporter:
                 self.metrics.guard_verdicts.labels(verdict.guard, str(verdict.allowed).lower()).inc()
         if after.state is not before.state:
             self._moved(after)
+
+    def _told(self, before: Record, after: Record) -> dict[str, Any]:
+        return {
+            "incident": after.name,
+            "target": str(after.target),
+            "from_state": before.state.value,
+            "to_state": after.state.value,
+            "status": encode_status(after),
+            "signals": [encode_observation(o) for o in after.active],
+            "models": self._judged_by,
+        }
 
     def _moved(self, after: Record) -> None:
         kind = "Warning" if after.state in WARNING_STATES else "Normal"
@@ -112,13 +117,11 @@ class Reporter:
         """Gauges of the moment, and the models that decisions rest on from now on."""
         self._judged_by = _models_of(world.models)
         states = Counter(r.state for r in world.records.values())
-        for state in IncidentState:
-            self.metrics.incidents.labels(state.value).set(states.get(state, 0))
+        self._show(self.metrics.incidents, {state.value: states.get(state, 0) for state in IncidentState})
         self.metrics.paused.set(1 if still_paused(world.pause, world.now) else 0)
         self.metrics.models_usable.set(1 if world.models.contract_sha256 and not world.models.problem else 0)
-        self.metrics.cache_age.clear()
-        for resource, seen in world.snapshot.synced_at.items():
-            self.metrics.cache_age.labels(resource.plural).set((world.now - seen).total_seconds())
+        ages = {r.plural: (world.now - seen).total_seconds() for r, seen in world.snapshot.synced_at.items()}
+        self._show(self.metrics.cache_age, ages)
         self._unreadable(world)
         self.metrics.queue_depth.set(sum(r.state in PENDING for r in world.records.values()))
         self._opened(world)
@@ -127,10 +130,22 @@ class Reporter:
         self._models(world.models)
 
     def _unreadable(self, world: World) -> None:
-        for resource in (*world.snapshot.objects, *world.snapshot.unreadable):
-            self.metrics.unreadable.labels(resource.plural).set(1 if resource in world.snapshot.unreadable else 0)
+        snapshot = world.snapshot
+        shown = {r.plural: float(r in snapshot.unreadable) for r in (*snapshot.objects, *snapshot.unreadable)}
         if world.silences is not None:
-            self.metrics.unreadable.labels("silences").set(0 if world.silences.problem is None else 1)
+            shown["silences"] = float(world.silences.problem is not None)
+        self._show(self.metrics.unreadable, shown)
+
+    def _show(self, gauge: Gauge, values: Mapping[str, float]) -> None:
+        """Set a gauge of one label to these values and no others; finding a series anew costs more than setting it."""
+        shown = self._shown.setdefault(gauge, {})
+        for label in shown.keys() - values.keys():
+            gauge.remove(label)
+            del shown[label]
+        for label, value in values.items():
+            if label not in shown:
+                shown[label] = gauge.labels(label)
+            shown[label].set(value)
 
     def _opened(self, world: World) -> None:
         """Count incidents not seen before; those that were there when this replica began to lead are not new."""
@@ -142,17 +157,16 @@ class Reporter:
         self._seen = set(world.records)
 
     def _budgets(self, world: World) -> None:
-        self.metrics.budget_left.clear()
         policies = world.policies.policies
         if not policies:
+            self._show(self.metrics.budget_left, {})
             return
         recent = sum(world.now - when < HOUR for _, _, when in actions_of(world.records.values()))
         left = {
             "concurrent": min(p.concurrent for p in policies) - len(world.holding),
             "hour": min(p.per_hour for p in policies) - recent,
         }
-        for budget, count in left.items():
-            self.metrics.budget_left.labels(budget).set(max(0, count))
+        self._show(self.metrics.budget_left, {budget: max(0, count) for budget, count in left.items()})
 
     def _demoted(self, world: World) -> None:
         self.metrics.autonomy_demoted.clear()

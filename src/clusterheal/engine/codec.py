@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +28,7 @@ OTHERS = ("labels", "annotations", "finalizers", "ownerReferences")  # a replace
 
 def format_time(value: datetime) -> str:
     """RFC 3339, UTC, microseconds."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_time(value: str) -> datetime:
@@ -222,12 +221,12 @@ def encode_status(record: Record) -> dict[str, Any]:
     """The leader's part. Summary fields at the top level feed the printer columns."""
     status: dict[str, Any] = {"state": record.state.value, "message": record.message}
     if record.diagnosis is not None:
-        status["diagnosis"] = _drop_none(asdict(record.diagnosis))
+        status["diagnosis"] = _drop_none(vars(record.diagnosis))
         status["diagnosis"]["evidence"] = dict(record.diagnosis.evidence)
     if record.plan is not None:
         status["plan"] = _encode_plan(record.plan, record.plan_id, record.planned_at)
     if record.guards:
-        status["guards"] = [asdict(g) for g in record.guards]
+        status["guards"] = [dict(vars(g)) for g in record.guards]
     if record.deferred_by is not None:
         status["deferredBy"] = record.deferred_by
     for key, action in (("action", record.action), ("rollback", record.rollback)):

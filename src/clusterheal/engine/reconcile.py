@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
@@ -20,14 +20,14 @@ from clusterheal.engine.decide import Effect, Step, concluded, decide
 from clusterheal.engine.guards import GuardCase, evaluate
 from clusterheal.engine.lease import Elector
 from clusterheal.engine.pause import read_pause
-from clusterheal.engine.policy import parse_policies
+from clusterheal.engine.policy import PolicySet, parse_policies
 from clusterheal.engine.records import ActionRecord, Record
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.store import IncidentStore, Superseded
-from clusterheal.engine.views import KINDS
+from clusterheal.engine.views import KINDS, Key
 from clusterheal.engine.world import Config, Leadership, World
 from clusterheal.errors import ClusterhealError
-from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster
+from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest
 from clusterheal.kube.resources import REMEDIATION_POLICIES
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Reconciler:
         self._enrich = enrich
         self._wake = asyncio.Event()
         self._epoch = 0  # of the lease under which the present round decided
+        self._policies_read: tuple[Mapping[Key, Manifest] | None, PolicySet] = (None, PolicySet())
         self.verdicts = ModelVerdicts()
 
     def poke(self) -> None:
@@ -113,11 +114,18 @@ class Reconciler:
             now=self._clock.now(),
             snapshot=snapshot,
             records=self._store.records(),
-            policies=parse_policies(snapshot.all(REMEDIATION_POLICIES)),
+            policies=self._policies(),
             models=self.verdicts,
             config=self._config,
             pause=read_pause(snapshot),
         )
+
+    def _policies(self) -> PolicySet:
+        """Parsed anew only when one has changed."""
+        objects = self._cache.objects(REMEDIATION_POLICIES)
+        if self._policies_read[0] is not objects:
+            self._policies_read = (objects, parse_policies(objects.values()))
+        return self._policies_read[1]
 
     async def round(self) -> None:
         """One pass: observe, decide, and carry out what was decided."""

@@ -22,9 +22,9 @@ from clusterheal.engine.reconcile import Reconciler
 from clusterheal.engine.records import Record
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.silence_reader import SilenceReader
-from clusterheal.engine.views import Snapshot
+from clusterheal.engine.views import Key, Snapshot
 from clusterheal.engine.world import Config, Leadership, World
-from clusterheal.kube.ports import ApiError, ObjectList, Resource
+from clusterheal.kube.ports import ApiError, Manifest, ObjectList, Resource
 from clusterheal.kube.resources import INCIDENTS, MACHINE_CONFIG_POOLS, NODE_HEALTH_CHECKS, NODES
 from clusterheal.settings import PrometheusSettings
 
@@ -191,6 +191,9 @@ class Refusing:
         self.refused = refused
         self.written: list[str] = []
         self.namespace = "platform"
+
+    def objects(self, resource: Resource) -> dict[Key, Manifest]:
+        return {}
 
     def records(self) -> dict[str, Record]:
         other = replace(CART, name="checkout", uid="uid-checkout")

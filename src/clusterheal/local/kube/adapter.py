@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 
 class SimulatedCluster:
-    """Implements `clusterheal.kube.ports.Cluster`; nothing here touches a socket or the wall clock."""
+    """Implements `clusterheal.kube.ports.Cluster`; nothing here touches a socket or the wall clock.
+
+    Answers to `get`, plain lists and writes are the caller's own. What `transform` and watches are given is the
+    store's: a cache reads it and must not change it.
+    """
 
     def __init__(self, api: ApiServer, *, user: User = ADMIN, manager: str = "clusterheal") -> None:
         self.api = api
@@ -37,7 +41,7 @@ class SimulatedCluster:
         return kind
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Manifest:
-        return self._call(lambda: self.api.get(self._target("get", resource, namespace, name), namespace, name))
+        return clone(self._call(lambda: self.api.get(self._target("get", resource, namespace, name), namespace, name)))
 
     async def list(
         self,
@@ -50,7 +54,7 @@ class SimulatedCluster:
     ) -> ObjectList:
         query = Query(namespace=namespace, label_selector=label_selector, field_selector=field_selector)
         found = self._call(lambda: self.api.list(self._target("list", resource, namespace), query))
-        items = found["items"] if transform is None else [transform(item) for item in found["items"]]
+        items = [clone(item) if transform is None else transform(item) for item in found["items"]]
         return ObjectList(items=items, resource_version=found["metadata"]["resourceVersion"])
 
     async def watch(
@@ -110,9 +114,9 @@ class SimulatedCluster:
         self, resource: Resource, obj: Manifest, *, namespace: str | None = None, dry_run: bool = False
     ) -> Manifest:
         request = self._request(dry_run=dry_run)
-        return self._call(
-            lambda: self.api.create(
-                self._target("create", resource, namespace), namespace, clone(obj), request, self.user
+        return clone(
+            self._call(
+                lambda: self.api.create(self._target("create", resource, namespace), namespace, obj, request, self.user)
             )
         )
 
@@ -127,13 +131,11 @@ class SimulatedCluster:
     ) -> Manifest:
         request = self._request(dry_run=dry_run, subresource=subresource)
         name = obj["metadata"]["name"]
-        return self._call(
-            lambda: self.api.update(
-                self._target("update", resource, namespace, name, subresource or ""),
-                namespace,
-                name,
-                clone(obj),
-                request,
+        return clone(
+            self._call(
+                lambda: self.api.update(
+                    self._target("update", resource, namespace, name, subresource or ""), namespace, name, obj, request
+                )
             )
         )
 
@@ -151,14 +153,16 @@ class SimulatedCluster:
         dry_run: bool = False,
     ) -> Manifest:
         request = self._request(dry_run=dry_run, subresource=subresource, manager=field_manager, force=force)
-        return self._call(
-            lambda: self.api.patch(
-                self._target("patch", resource, namespace, name, subresource or ""),
-                namespace,
-                name,
-                patch,
-                patch_type,
-                request,
+        return clone(
+            self._call(
+                lambda: self.api.patch(
+                    self._target("patch", resource, namespace, name, subresource or ""),
+                    namespace,
+                    name,
+                    patch,
+                    patch_type,
+                    request,
+                )
             )
         )
 

@@ -21,7 +21,7 @@ from clusterheal.local.kube.removal import Remover
 from clusterheal.local.kube.requests import WriteRequest
 from clusterheal.local.kube.scale import scale_of
 from clusterheal.local.kube.selectors import field_predicate, label_predicate
-from clusterheal.local.kube.store import Store, clone
+from clusterheal.local.kube.store import Store
 from clusterheal.local.kube.watching import View, Watcher, event_of
 from clusterheal.local.kube.writing import Writer
 
@@ -42,7 +42,8 @@ class Query:
 class ApiServer:
     """One emulated API server.
 
-    Every method raises `ApiError` as the server would answer; `user` is whom the rules are asked about.
+    Every method raises `ApiError` as the server would answer; `user` is whom the rules are asked about. What the
+    methods return belongs to the store: a front serializes or clones it before anybody may change it.
     """
 
     def __init__(
@@ -137,7 +138,10 @@ class ApiServer:
 
     def _objects_at(self, view: View, revision: int) -> Sequence[Manifest]:
         """The objects as they were at `revision`: later pages of a list see the first page's moment."""
-        current = {_position(o): o for o in self.store.items(view.resource, view.namespace)}
+        objects = self.store.items(view.resource, view.namespace)
+        if revision == self.store.revision:
+            return objects
+        current = {_position(o): o for o in objects}
         for change in reversed(self.store.since(view.resource, revision)):
             if view.namespace and change.namespace != view.namespace:
                 continue
@@ -274,13 +278,11 @@ _PODS = Resource(group="", version="v1", plural="pods", kind="Pod")
 
 
 def _presenter(kind: ResourceType) -> Callable[[Manifest], Manifest]:
-    """A copy for a reader, in the version that it asked for."""
+    """An object as a reader sees it, in the version that it asked for; what is below stays the store's own."""
     version = kind.resource.api_version
 
     def present(obj: Manifest) -> Manifest:
-        copied = clone(obj)
-        copied["apiVersion"] = version
-        return copied
+        return obj if obj["apiVersion"] == version else {**obj, "apiVersion": version}
 
     return present
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -133,7 +134,9 @@ def _whole(value: Any, shape: Shape, at: Path) -> Iterator[Path]:
             yield from _whole(item, shape.item(), (*at, element_of(item, shape)))
 
 
+@lru_cache(maxsize=2048)
 def to_fields_v1(paths: FieldSet) -> Manifest:
+    """The tree of these paths. It is shared by all who ask for the same, as whoever writes often does."""
     root: Manifest = {}
     prefixes = {p[:n] for p in paths for n in range(1, len(p))}
     for path in sorted(paths):

@@ -41,7 +41,7 @@ _FREE_NAMES = frozenset({"Role", "ClusterRole", "RoleBinding", "ClusterRoleBindi
 
 def rfc3339(moment: datetime) -> str:
     """Whole seconds, as in `metadata.creationTimestamp`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> datetime:

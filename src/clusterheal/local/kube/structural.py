@@ -21,6 +21,7 @@ from clusterheal.local.kube.failures import (
 
 Schema = Mapping[str, Any]
 _IDENTITY = frozenset({"apiVersion", "kind", "metadata"})
+_LOGIC = frozenset({"allOf", "anyOf", "oneOf", "not"})
 
 
 def admit(schema: Schema, obj: Manifest, old: Manifest | None) -> list[Cause]:
@@ -236,6 +237,8 @@ def _fits(schema: Schema, value: Any) -> bool:
 
 
 def _validate_logic(schema: Schema, value: Any, path: str, causes: list[Cause]) -> None:
+    if schema.keys().isdisjoint(_LOGIC):
+        return
     for part in schema.get("allOf") or ():
         _validate(part, value, path, causes)
     shown = show(value) if not isinstance(value, dict | list) else orjson.dumps(value).decode()

@@ -14,7 +14,7 @@ Present = Callable[[Manifest], Manifest]
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What one reader sees: a namespace (`None` = all) and a predicate; `present` makes the copy handed out."""
+    """What one reader sees: a namespace (`None` = all) and a predicate; `present` shows it in the reader's version."""
 
     resource: str
     namespace: str | None
@@ -72,6 +72,6 @@ def event_of(change: Change, view: View) -> WatchEvent | None:
         return WatchEvent(type="MODIFIED" if before else "ADDED", object=view.present(change.new))
     if before and change.old is not None:
         gone = view.present(change.old)
-        gone["metadata"]["resourceVersion"] = str(change.revision)
-        return WatchEvent(type="DELETED", object=gone)
+        metadata = {**gone["metadata"], "resourceVersion": str(change.revision)}
+        return WatchEvent(type="DELETED", object={**gone, "metadata": metadata})
     return None

@@ -232,7 +232,7 @@ class Writer:
 
     def _track(self, kind: ResourceType, old: Manifest, obj: Manifest, request: WriteRequest) -> None:
         sent = obj["metadata"].get("managedFields")
-        before = old if not sent else obj
+        before = old if not sent or sent == old["metadata"].get("managedFields") else obj
         entries = [] if sent == [{}] else ownership.entries_of(before)
         manager = self._manager(kind, request, "Update")
         base = {**old, "apiVersion": obj["apiVersion"]}

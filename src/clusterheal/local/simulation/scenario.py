@@ -14,6 +14,7 @@ from typing import Any
 from clusterheal.engine.codec import format_time
 from clusterheal.engine.engine import Engine, Parts
 from clusterheal.engine.lease import LeaseTimes
+from clusterheal.engine.metrics import EngineMetrics
 from clusterheal.engine.pause import lift_pause, write_pause
 from clusterheal.engine.service import Service
 from clusterheal.engine.world import Config, Pause
@@ -62,6 +63,7 @@ class Replica:
         self._scenario = scenario
         self._number = number
         self._lives = 0
+        self._metrics = EngineMetrics()  # nobody scrapes them, and making them anew for every life takes a while
         self.engine: Engine | None = None
         self.connection: FaultyCluster | None = None
 
@@ -86,7 +88,8 @@ class Replica:
                 config=CONFIG,
                 interval=timedelta(seconds=5),
                 lease=LEASE,
-            )
+            ),
+            self._metrics,
         )
         process = asyncio.create_task(self.engine.run())
         death = asyncio.create_task(self.connection.died.wait())

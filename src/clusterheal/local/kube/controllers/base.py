@@ -64,10 +64,13 @@ class World:
         return self.api.store.controlled_by(key, owner["metadata"]["uid"])
 
     def change(self, key: str, obj: Manifest, edit: Callable[[Manifest], None]) -> Manifest:
-        """Store an edited copy; nothing is written where the edit changed nothing."""
+        """Store an edited copy; nothing is written where the edit changed nothing.
+
+        `edit` may change metadata and status anywhere, but of the spec only replace, add or remove whole fields.
+        """
         kind = self.kind(key)
         assert kind is not None
-        edited = clone(obj)
+        edited = _editable(obj)
         edit(edited)
         if edited == obj:
             return obj
@@ -101,6 +104,47 @@ class World:
         metadata = obj["metadata"]
         if self.get(key, metadata.get("namespace", ""), metadata["name"]) is not None:
             self.api.delete(kind, metadata.get("namespace"), metadata["name"], options)
+
+
+def _editable(obj: Manifest) -> Manifest:
+    """A copy of what controllers change; what they leave alone is shared, as most of an object is."""
+    edited = dict(obj)
+    owned = obj["metadata"].get("managedFields")
+    edited["metadata"] = clone({k: v for k, v in obj["metadata"].items() if k != "managedFields"})
+    if owned is not None:
+        edited["metadata"]["managedFields"] = owned
+    if "status" in obj:
+        edited["status"] = clone(obj["status"])
+    if "spec" in obj:
+        edited["spec"] = dict(obj["spec"])
+    return edited
+
+
+class Settled:
+    """What a controller made of each object last, so that it looks again only where something may have changed.
+
+    Good for a reconcile step that is a function of its inputs and of time, and that changed nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[object, ...], datetime | None]] = {}
+        self._kept: dict[str, tuple[tuple[object, ...], datetime | None]] = {}
+
+    def begin(self) -> None:
+        """A new pass over all objects: what the last one did not meet is forgotten."""
+        self._known, self._kept = self._kept, {}
+
+    def step(
+        self, inputs: tuple[Manifest, ...], now: datetime, reconcile: Callable[[], datetime | None], *more: object
+    ) -> datetime | None:
+        """When the first of `inputs` is due again; the others are what else it depends on, `more` what is no object."""
+        uid = inputs[0]["metadata"]["uid"]
+        state = (*(o["metadata"]["resourceVersion"] for o in inputs), *more)
+        known = self._known.get(uid)
+        if known is None or known[0] != state or (known[1] is not None and now >= known[1]):
+            known = (state, reconcile())
+        self._kept[uid] = known
+        return known[1]
 
 
 class Controller(Protocol):

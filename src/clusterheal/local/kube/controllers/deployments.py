@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
+from functools import partial
 
 import orjson
 
 from clusterheal.kube.ports import Manifest
 from clusterheal.local.kube.controllers.base import (
+    Settled,
     World,
     condition_of,
+    earliest,
     owner_reference,
     resolve_count,
     set_condition,
@@ -39,17 +42,29 @@ def revision_of(obj: Manifest) -> int:
 class DeploymentController:
     reads = (KEY, SETS, "pods")
 
+    def __init__(self) -> None:
+        self._settled = Settled()
+
     def step(self, world: World) -> datetime | None:
+        self._settled.begin()
         due = [
-            self._reconcile(world, deployment)
+            self._looked_at(world, deployment)
             for deployment in world.items(KEY)
             if not deployment["metadata"].get("deletionTimestamp")
         ]
-        return min((d for d in due if d is not None), default=None)
+        return earliest(*due)
 
-    def _reconcile(self, world: World, deployment: Manifest) -> datetime | None:
+    def _looked_at(self, world: World, deployment: Manifest) -> datetime | None:
         sets = world.owned(SETS, deployment)
         current = next((s for s in sets if _same_template(s, deployment)), None)
+        reconcile = partial(self._reconcile, world, deployment, sets, current)
+        if current is None or deployment["spec"]["strategy"]["type"] == "Recreate":
+            return reconcile()  # a set that the server refuses is tried again; Recreate looks at pods, too
+        return self._settled.step((deployment, *sets), world.now, reconcile)
+
+    def _reconcile(
+        self, world: World, deployment: Manifest, sets: list[Manifest], current: Manifest | None
+    ) -> datetime | None:
         paused = bool(deployment["spec"].get("paused"))
         if current is None and not paused:
             current = self._new_set(world, deployment, sets)
@@ -202,8 +217,10 @@ def _min_ready(deployment: Manifest) -> Manifest:
 
 
 def _same_template(replica_set: Manifest, deployment: Manifest) -> bool:
-    template = clone(replica_set["spec"]["template"])
-    (template.get("metadata") or {}).get("labels", {}).pop(HASH, None)
+    template: Manifest = dict(replica_set["spec"]["template"])
+    if labels := (template.get("metadata") or {}).get("labels"):
+        rest = {k: v for k, v in labels.items() if k != HASH}
+        template["metadata"] = {**template["metadata"], "labels": rest}
     return bool(template == deployment["spec"]["template"])
 
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 from clusterheal.kube.ports import Manifest
-from clusterheal.local.kube.controllers.base import BEHAVIOUR, READY_AFTER, World, condition_of, earliest, set_condition
+from clusterheal.local.kube.controllers.base import (
+    BEHAVIOUR,
+    READY_AFTER,
+    Settled,
+    World,
+    condition_of,
+    earliest,
+    set_condition,
+)
 from clusterheal.local.kube.objects import parse_time, rfc3339
 
 FaultHook = Callable[[Manifest], str | None]
@@ -26,25 +35,29 @@ class PodController:
 
     def __init__(self, faults: FaultHook | None = None) -> None:
         self.faults = faults
+        self._settled = Settled()
 
     def step(self, world: World) -> datetime | None:
         due = None
+        self._settled.begin()
         for pod in world.items("pods"):
             node = world.get("nodes", "", pod["spec"].get("nodeName") or "")
             if node is None or not kubelet_alive(node):
                 continue
-            due = earliest(due, self._reconcile(world, pod))
+            behaviour = self.behaviour(pod)
+            reconcile = partial(self._reconcile, world, pod, behaviour)
+            due = earliest(due, self._settled.step((pod,), world.now, reconcile, behaviour))
         return due
 
     def behaviour(self, pod: Manifest) -> str | None:
         return (self.faults(pod) if self.faults else None) or annotated_behaviour(pod)
 
-    def _reconcile(self, world: World, pod: Manifest) -> datetime | None:
+    def _reconcile(self, world: World, pod: Manifest, behaviour: str | None) -> datetime | None:
         if pod["metadata"].get("deletionTimestamp"):
             return self._end(world, pod)
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
             return None
-        plan = _Plan(world, pod, self.behaviour(pod))
+        plan = _Plan(world, pod, behaviour)
         world.change("pods", pod, plan.edit)
         return plan.due
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from clusterheal.kube.ports import Manifest
-from clusterheal.local.kube.controllers.base import World, active, earliest, owner_reference, since
+from clusterheal.local.kube.controllers.base import Settled, World, active, earliest, owner_reference, since
 from clusterheal.local.kube.removal import is_ready
 from clusterheal.local.kube.store import clone
 
@@ -15,15 +16,25 @@ KEY = "replicasets.apps"
 class ReplicaSetController:
     reads = (KEY, "pods")
 
+    def __init__(self) -> None:
+        self._settled = Settled()
+
     def step(self, world: World) -> datetime | None:
         due = None
+        self._settled.begin()
         for replica_set in world.items(KEY):
             if not replica_set["metadata"].get("deletionTimestamp"):
-                due = earliest(due, self._reconcile(world, replica_set))
+                due = earliest(due, self._looked_at(world, replica_set))
         return due
 
-    def _reconcile(self, world: World, replica_set: Manifest) -> datetime | None:
+    def _looked_at(self, world: World, replica_set: Manifest) -> datetime | None:
         pods = list(active(world.owned("pods", replica_set)))
+        reconcile = partial(self._reconcile, world, replica_set, pods)
+        if replica_set["spec"]["replicas"] != len(pods):
+            return reconcile()  # pods that the server refuses are tried again
+        return self._settled.step((replica_set, *pods), world.now, reconcile)
+
+    def _reconcile(self, world: World, replica_set: Manifest, pods: list[Manifest]) -> datetime | None:
         missing = replica_set["spec"]["replicas"] - len(pods)
         for _ in range(missing):
             world.create("pods", replica_set["metadata"]["namespace"], _new_pod(replica_set))
