@@ -119,7 +119,7 @@ def _go(name: str, version: str, run_id: str, report: Path, expected: object, *,
 
 
 def _refuse_repeat(properties: Mapping[str, object], run_id: str, what: str) -> None:
-    """A step that is retried because its pod was lost goes on; one that took the version back must not try it again.
+    """A step that is repeated goes on; one that took the version back must not try it again.
 
     Raises:
         PermanentError: this run has taken the version back.

@@ -49,31 +49,30 @@ class Limits:
     """What one step may use, and what it is counted as.
 
     `cost` groups pods in a bill. `seconds` ends the step. `scratch` is the room in /tmp, since the image is read-only;
-    `shared_memory` the room in /dev/shm, which data loaders and collectives need. `retries` are for steps that may
-    fail although nothing is wrong with their inputs: a lost pod, a server that restarts.
+    `shared_memory` the room in /dev/shm, which data loaders and collectives need. There are no retries here: a step
+    repeats itself while a server is away, and the backend would repeat it after any error (ADR 013).
     """
 
     cost: str
     cpu: str = "1"
     memory: str = "2Gi"
     seconds: int = 1800
-    retries: int = 2
     scratch: str = "2Gi"
     shared_memory: str | None = None
 
 
-PURE = Limits(cost="judging", cpu="500m", memory="1Gi", seconds=600, retries=0)
+PURE = Limits(cost="judging", cpu="500m", memory="1Gi", seconds=600)
 QUICK = Limits(cost="registry", cpu="500m", memory="1Gi", seconds=600)
 FETCH = Limits(cost="collection", cpu="1", memory="2Gi", seconds=7200)
 JUDGE = Limits(cost="judging", cpu="2", memory="4Gi", seconds=3600, scratch="10Gi")
-FIT = Limits(cost="training", cpu="4", memory="8Gi", seconds=14_400, retries=1, scratch="20Gi", shared_memory="2Gi")
+FIT = Limits(cost="training", cpu="4", memory="8Gi", seconds=14_400, scratch="20Gi", shared_memory="2Gi")
 ROLL = Limits(cost="rollout", cpu="500m", memory="1Gi", seconds=7200)
 
 
-def on_cluster(task: Any, title: str, limits: Limits = QUICK, *, cached: bool = False, exit_task: bool = False) -> Any:
+def on_cluster(task: Any, title: str, limits: Limits = QUICK, *, cached: bool = False) -> Any:
     """Give the step its title, limits, variables, CA, volumes and labels.
 
-    `cached` is only for steps that read nothing else than their inputs; an exit task may not be retried.
+    `cached` is only for steps that read nothing else than their inputs.
     """
     from kfp import kubernetes
 
@@ -81,10 +80,6 @@ def on_cluster(task: Any, title: str, limits: Limits = QUICK, *, cached: bool = 
     task.set_caching_options(enable_caching=cached)
     task.set_cpu_limit(limits.cpu).set_memory_limit(limits.memory)
     task.set_env_variable(IMAGE_VARIABLE, IMAGE)
-    if limits.retries and not exit_task:
-        task.set_retry(
-            num_retries=limits.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="300s"
-        )
     kubernetes.set_timeout(task, seconds=limits.seconds)
     kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in VARIABLES})
     kubernetes.use_secret_as_env(task, STORAGE_SECRET, {name: name for name in SECRET_VARIABLES})

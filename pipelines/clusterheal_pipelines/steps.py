@@ -42,7 +42,7 @@ class Training:
 
 def reporting() -> Any:
     """The exit task: whatever happens, the outcome is reported."""
-    return on_cluster(notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER), "Report outcome", exit_task=True)
+    return on_cluster(notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER), "Report outcome")
 
 
 def dataset_of(days: Any, train_share: Any, calibration_share: Any) -> Any:

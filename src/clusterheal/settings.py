@@ -97,6 +97,12 @@ class PipelineSettings(Section):
     timeout: timedelta = Field(timedelta(seconds=30), description="per request; an upload takes seconds")
     attempts: int = Field(4, ge=1, le=20, description="tries of a request that may be repeated, with growing pauses")
     service_account: str | None = Field(None, description="account of the runs; None: pipeline-runner-dspa")
+    step_attempts: int = Field(
+        3, ge=1, le=10, description="tries of a step in its pod while a server is away; other errors end it at once"
+    )
+    step_pause: timedelta = Field(
+        timedelta(seconds=30), ge=timedelta(0), description="before the second try of a step, doubled each time"
+    )
 
 
 class BuildSettings(Section):

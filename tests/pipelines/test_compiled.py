@@ -189,13 +189,8 @@ def test_trainings_alone_ask_for_gpus_and_for_nodes(made: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_steps_are_repeated_unless_a_repeat_can_only_end_the_same(made: Path, name: str) -> None:
-    pure = re.compile(r"^(Gate (detector|forecaster)|Plan shards|Report outcome)$")
-    for task in _tasks(_spec(made / f"{name}.yaml")):
-        if not task["componentRef"]["name"].startswith(GROUPS):
-            policy = task.get("retryPolicy")
-            assert (policy is None) == bool(pure.match(task["taskInfo"]["name"])), task["taskInfo"]["name"]
-            assert policy is None or (1 <= policy["maxRetryCount"] <= 2 and policy["backoffFactor"] > 1)
+def test_no_step_is_repeated_whatever_made_it_fail(made: Path, name: str) -> None:
+    assert [t["taskInfo"]["name"] for t in _tasks(_spec(made / f"{name}.yaml")) if "retryPolicy" in t] == []
 
 
 @pytest.mark.parametrize("name", PIPELINES)

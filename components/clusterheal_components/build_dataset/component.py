@@ -22,5 +22,6 @@ def build_dataset(
     from pathlib import Path
 
     from clusterheal_components.collecting import freeze_range
+    from clusterheal_components.repeating import repeated
 
-    dataset.metadata.update(freeze_range(start, end, Path(dataset.path), train_share, calibration_share))
+    dataset.metadata.update(repeated(freeze_range)(start, end, Path(dataset.path), train_share, calibration_share))

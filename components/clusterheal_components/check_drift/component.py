@@ -27,8 +27,9 @@ def check_drift(
     from pathlib import Path
 
     from clusterheal_components.drift import decide_drift
+    from clusterheal_components.repeating import repeated
 
-    found = decide_drift(Path(dataset.path), name, when=when, min_days_between=min_days_between)
+    found = repeated(decide_drift)(Path(dataset.path), name, when=when, min_days_between=min_days_between)
     Path(report.path).write_text(found.text)
     for figure, value in {**{f"psi.{name}": psi for name, psi in found.psi.items()}, **found.figures}.items():
         metrics.log_metric(figure, value)

@@ -25,5 +25,6 @@ def collect(metrics: dsl.Output[dsl.Metrics], days: float = 7.0, end: str = "now
         end: end of the collected range, ISO 8601 UTC, itself not included.
     """
     from clusterheal_components.collecting import collect_range
+    from clusterheal_components.repeating import repeated
 
-    return collect_range(days=days, end=end, shard=shard, log_metric=metrics.log_metric)
+    return repeated(collect_range)(days=days, end=end, shard=shard, log_metric=metrics.log_metric)

@@ -26,8 +26,9 @@ def evaluate(
     from clusterheal.registry import Registry
     from clusterheal.settings import load_settings
     from clusterheal_components.judging import evaluate_both, plot_candidate
+    from clusterheal_components.repeating import repeated
 
     paths = Path(dataset.path), Path(model.path)
     registry = Registry(load_settings().registry)
-    evaluate_both(*paths, Path(evaluation.path), metrics.log_metric, registry=registry)
+    repeated(evaluate_both)(*paths, Path(evaluation.path), metrics.log_metric, registry=registry)
     plot_candidate(*paths, Path(plots.path), roc.log_roc_curve)

@@ -22,5 +22,6 @@ def promote(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdow
     from pathlib import Path
 
     from clusterheal_components.releasing import promote_version
+    from clusterheal_components.repeating import repeated
 
-    return promote_version(name, version, run_id, Path(report.path))
+    return repeated(promote_version)(name, version, run_id, Path(report.path))

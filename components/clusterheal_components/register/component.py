@@ -28,7 +28,8 @@ def register(
     from pathlib import Path
 
     from clusterheal_components.registering import register_package
+    from clusterheal_components.repeating import repeated
 
     folders = Path(dataset.path), Path(model.path), Path(evaluation.path)
     why = str(reasons.metadata.get("why", ""))
-    return register_package(*folders, verdict=verdict, why=why, run_id=run_id, run_name=run_name)
+    return repeated(register_package)(*folders, verdict=verdict, why=why, run_id=run_id, run_name=run_name)

@@ -21,5 +21,6 @@ def roll_back(name: str, run_id: str, report: dsl.Output[dsl.Markdown]) -> str:
     from pathlib import Path
 
     from clusterheal_components.releasing import roll_back_version
+    from clusterheal_components.repeating import repeated
 
-    return roll_back_version(name, run_id, Path(report.path))
+    return repeated(roll_back_version)(name, run_id, Path(report.path))

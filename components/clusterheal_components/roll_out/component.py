@@ -22,5 +22,6 @@ def roll_out(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdo
     from pathlib import Path
 
     from clusterheal_components.releasing import watch_version
+    from clusterheal_components.repeating import repeated
 
-    return watch_version(name, version, run_id, Path(report.path))
+    return repeated(watch_version)(name, version, run_id, Path(report.path))

@@ -22,7 +22,8 @@ def score_window(
     """
     from pathlib import Path
 
+    from clusterheal_components.repeating import repeated
     from clusterheal_components.scoring import run_over_window
 
-    for figure, value in run_over_window(Path(dataset.path), name, Path(scores.path), hours=hours).items():
+    for figure, value in repeated(run_over_window)(Path(dataset.path), name, Path(scores.path), hours=hours).items():
         metrics.log_metric(figure, value)

@@ -22,5 +22,6 @@ def shadow(name: str, version: str, run_id: str, report: dsl.Output[dsl.Markdown
     from pathlib import Path
 
     from clusterheal_components.releasing import shadow_version
+    from clusterheal_components.repeating import repeated
 
-    return shadow_version(name, version, run_id, Path(report.path))
+    return repeated(shadow_version)(name, version, run_id, Path(report.path))

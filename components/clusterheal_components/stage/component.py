@@ -18,5 +18,6 @@ def stage(name: str, version: str = "newest") -> str:
         The version's name.
     """
     from clusterheal_components.releasing import stage_version
+    from clusterheal_components.repeating import repeated
 
-    return stage_version(name, version)
+    return repeated(stage_version)(name, version)

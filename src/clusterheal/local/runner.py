@@ -23,7 +23,7 @@ from typing import Any
 from clusterheal.clock import Clock, SystemClock
 from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal.local.processes import die_with_parent
-from clusterheal.local.runner_log import Follower, PipelineRun, Step, dags, titles
+from clusterheal.local.runner_log import Follower, PipelineRun, Step, titles
 from clusterheal.local.writing import write_whole, writing
 
 _ANSI = re.compile(r"\x1b\[\d+m")
@@ -133,24 +133,13 @@ def _typed(key: str, value: Any, wanted: str) -> Any:
     raise InvalidInput(f"parameter {key}: expected {wanted.replace('_', ' ').lower()}, got {value!r}")
 
 
-def _without_retries(package: Path, folder: Path) -> Path:
-    """A copy whose steps run once: the libraries retry what can be retried, and no pod can be lost here."""
-    import yaml
-
-    documents = list(yaml.safe_load_all(package.read_text()))
-    spec = documents[0]
-    for dag in dags(spec):
-        for task in dag["tasks"].values():
-            task.pop("retryPolicy", None)
-    return write_whole(folder / "pipeline.yaml", yaml.safe_dump_all(documents, sort_keys=True).encode())
-
-
 @contextmanager
 def _child(
     package: Path, arguments: Mapping[str, Any], folder: Path, env: Mapping[str, str], timeout: timedelta | None
 ) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
     """The running child and its output, line by line; everything it started is gone afterwards."""
-    job = {"package": str(_without_retries(package, folder)), "arguments": dict(arguments)}
+    kept = write_whole(folder / "pipeline.yaml", package.read_bytes())
+    job = {"package": str(kept), "arguments": dict(arguments)}
     job["root"] = str(folder / "artifacts")
     seconds = None if timeout is None else timeout.total_seconds()
     process = subprocess.Popen(
