@@ -175,6 +175,9 @@ class RolloutSettings(Section):
     bake: timedelta = Field(
         timedelta(minutes=5), description="how long a promoted version is watched before the previous one is let go"
     )
+    keep_previous: bool = Field(
+        True, description="run the version before beside the new one while that is watched, to compare their answers"
+    )
     canary_steps: tuple[int, ...] = Field((10, 50), description="percent of the Route's traffic, one bake each")
     max_error_rate: float = Field(0.01, ge=0, le=1, description="share of failed requests that breaks a rollout off")
     max_latency_ratio: float = Field(

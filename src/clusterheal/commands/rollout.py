@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from clusterheal.registry import ModelVersion, Registry
     from clusterheal.rollout import RolloutResult, StepRecord
     from clusterheal.settings import Settings
+
+PREVIOUS = "previous"
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +20,8 @@ def register(app: typer.Typer) -> None:
     def rollout(
         name: Annotated[str, typer.Option(help="Registered model and InferenceService, e.g. anomaly-detector.")],
         version: Annotated[
-            str | None, typer.Option(help="Registered version, e.g. v000003; default: the newest candidate.")
+            str | None,
+            typer.Option(help="Registered version such as v000003, or previous; default: newest candidate."),
         ] = None,
         replay: Annotated[
             str | None, typer.Option(help="Dataset (folder or s3:// URL) whose newest windows compare both models.")
@@ -67,20 +71,15 @@ def _run(
     from contextlib import nullcontext
 
     from clusterheal.clock import SystemClock
-    from clusterheal.errors import InvalidInput
     from clusterheal.kube.http import HttpCluster
-    from clusterheal.registry import Registry, State
+    from clusterheal.registry import Registry
     from clusterheal.rollout import roll_out
     from clusterheal.rollout.windows import live_windows, replay_windows
 
     registry = Registry(settings.registry)
-    if version is not None:
-        wanted = registry.get(name, version)
-    else:
-        candidates = [v for v in registry.versions(name) if v.state in (State.CANDIDATE, State.SHADOW)]
-        if not candidates:
-            raise InvalidInput(f"the registry has no candidate of {name!r}; train one, or name a --version")
-        wanted = candidates[-1]
+    wanted = _wanted(registry, name, version)
+    if version == PREVIOUS:  # served before: there is nothing to find out in shadow
+        settings = settings.model_copy(update={"rollout": settings.rollout.model_copy(update={"strategy": "direct"})})
     inputs = replay_windows(replay, windows, settings) if replay is not None else None
     clock = SystemClock()
 
@@ -94,6 +93,28 @@ def _run(
             )
 
     return asyncio.run(work())
+
+
+def _wanted(registry: Registry, name: str, version: str | None) -> ModelVersion:
+    """The version by name, the one that was served before, or the newest candidate.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    from clusterheal.errors import InvalidInput
+    from clusterheal.registry import State
+
+    if version == PREVIOUS:
+        found = registry.previous(name)
+        if found is None:
+            raise InvalidInput(f"{name} has no previous version to go back to")
+        return found
+    if version is not None:
+        return registry.get(name, version)
+    candidates = [v for v in registry.versions(name) if v.state in (State.CANDIDATE, State.SHADOW)]
+    if not candidates:
+        raise InvalidInput(f"the registry has no candidate of {name!r}; train one, or name a --version")
+    return candidates[-1]
 
 
 def _print(step: StepRecord) -> None:

@@ -127,11 +127,19 @@ def configuration(name: str, namespace: str, found: Manifest | None, placement: 
 
 def path_fields(found: Manifest | None, uri: str) -> Manifest:
     """`storageUri`, or the path in the connection that the object already names."""
-    storage = model_of(found).get("storage") if found is not None else None
-    if isinstance(storage, dict) and storage.get("key"):
+    if found is not None and model_of(found).get("storage"):
         path = urlparse(uri).path.lstrip("/") if "://" in uri else uri
         return {"storage": {"path": path}}
     return {"storageUri": uri}
+
+
+def set_path(model: Manifest, found: Manifest, uri: str) -> None:
+    """Let `model`, a copy of the one of `found`, be loaded from `uri`."""
+    own = path_fields(found, uri)
+    if "storage" in own:
+        model["storage"] = {**model.get("storage", {}), **own["storage"]}
+    else:
+        model |= own
 
 
 def _shell_fields(found: Manifest | None) -> Manifest:

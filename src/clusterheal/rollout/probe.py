@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from clusterheal.clock import Clock
 from clusterheal.contracts import DETECTOR, FeatureContract, ModelPackage
 from clusterheal.contracts.requests import Tensor, golden_tensors
 from clusterheal.errors import ClusterhealError, PermanentError, RetryableError
@@ -139,6 +139,7 @@ async def play(
     model: str,
     windows: Sequence[Mapping[str, Tensor]],
     *,
+    clock: Clock,
     keep: Callable[[], Awaitable[None]] | None = None,
     max_errors: int = 3,
 ) -> Round:
@@ -150,10 +151,10 @@ async def play(
     seconds: list[float] = []
     errors: list[str] = []
     for window in windows:
-        began = time.perf_counter()
+        began = clock.monotonic()
         try:
             answers.append(await client.infer(model, window))
-            seconds.append(time.perf_counter() - began)
+            seconds.append(clock.monotonic() - began)
         except ClusterhealError as exc:
             answers.append(None)
             errors.append(str(exc))

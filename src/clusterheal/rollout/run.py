@@ -19,6 +19,7 @@ from clusterheal.inference.client import InferenceClient
 from clusterheal.kube.inference_service import placement_of
 from clusterheal.kube.ports import Cluster, Manifest
 from clusterheal.registry.versions import ROLLBACK_HOLDER, ROLLBACK_REASON, ModelVersion, Property, State
+from clusterheal.rollout.asking import Asking, Live
 from clusterheal.rollout.probe import Connect
 from clusterheal.rollout.result import OnStep, RolloutOutcome, RolloutResult
 from clusterheal.rollout.service import Service
@@ -30,7 +31,7 @@ from clusterheal.rollout.state import (
     RolloutState,
     Step,
 )
-from clusterheal.rollout.steps import Live, Rollout
+from clusterheal.rollout.steps import Rollout
 from clusterheal.settings import InferenceSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -73,14 +74,6 @@ class _Wanted:
             f"{REGISTRY_LABELS}/model-version-id": self.version.version_id,
         }
         return Placement(uri=self.version.uri, labels=labels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Compared:
-    """What candidate and incumbent are asked."""
-
-    windows: Sequence[Mapping[str, Tensor]]
-    live: Live | None
 
 
 async def roll_out(
@@ -127,41 +120,26 @@ async def roll_out(
             lease=settings.rollout.lease,
             clock=clock,
         )
-        compared = _Compared(windows=_tensors(windows, package), live=live)
-        rollout = await _begin(
-            cluster, service, wanted, settings, clock, compared, connect, on_step or (lambda _: None)
-        )
-        return await _drive(rollout, registry, version, stop_after=stop_after)
-
-
-async def _begin(
-    cluster: Cluster,
-    service: Service,
-    wanted: _Wanted,
-    settings: Settings,
-    clock: Clock,
-    compared: _Compared,
-    connect: Connect,
-    on_step: OnStep,
-) -> Rollout:
-    """Take the lease; what another version's dead rollout left behind is undone first."""
-
-    def assemble(state: RolloutState) -> Rollout:
-        return Rollout(
-            cluster=cluster,
-            service=service,
-            package=wanted.package,
+        asking = Asking(
+            package=package,
             settings=settings.rollout,
             inference=settings.inference,
             clock=clock,
             connect=connect,
-            windows=compared.windows,
-            live=compared.live,
-            state=state,
-            on_step=on_step,
+            windows=_tensors(windows, package),
+            live=live,
         )
+        rollout = await _begin(cluster, service, wanted, asking, on_step or (lambda _: None))
+        return await _drive(rollout, registry, version, stop_after=stop_after)
 
-    begin = _beginning(wanted, settings, service, clock)
+
+async def _begin(cluster: Cluster, service: Service, wanted: _Wanted, asking: Asking, on_step: OnStep) -> Rollout:
+    """Take the lease; what another version's dead rollout left behind is undone first."""
+
+    def assemble(state: RolloutState) -> Rollout:
+        return Rollout(cluster=cluster, service=service, asking=asking, state=state, on_step=on_step)
+
+    begin = _beginning(wanted, asking)
     state, left = await service.acquire(begin)
     if left and state.target.version != wanted.version.version:
         log.warning(
@@ -179,13 +157,11 @@ async def _begin(
     return assemble(state)
 
 
-def _beginning(
-    wanted: _Wanted, settings: Settings, service: Service, clock: Clock
-) -> Callable[[Manifest | None], RolloutState]:
+def _beginning(wanted: _Wanted, asking: Asking) -> Callable[[Manifest | None], RolloutState]:
     def begin(found: Manifest | None) -> RolloutState:
-        now = clock.now()
+        now = asking.clock.now()
         previous = placement_of(found) if found is not None else None
-        direct = previous is None or previous.uri == wanted.target.uri or settings.rollout.strategy == "direct"
+        direct = previous is None or previous.uri == wanted.target.uri or asking.settings.strategy == "direct"
         known = previous is not None and wanted.incumbent is not None and wanted.incumbent.uri == previous.uri
         return RolloutState(
             holder="",
@@ -228,7 +204,7 @@ async def _drive(
     if rollout.state.step is Step.ROLL_BACK:
         return await _back(rollout, registry, version, rollout.state.reason or "its rollout was cut off")
     await asyncio.to_thread(registry.set_state, version.name, version.version, State.SERVING)
-    await rollout.service.release(rollout.state.target, replaced=rollout.state.previous)
+    await rollout.finish()
     log.info("rolled out", extra={"model": version.name, "version": version.version})
     return _result(rollout, version, RolloutOutcome.PROMOTED, serving=version.version)
 

@@ -20,8 +20,8 @@ from clusterheal.kube.inference_service import (
     configuration,
     notes_of,
     notes_patch,
-    path_fields,
     placement_of,
+    set_path,
 )
 from clusterheal.kube.ports import ApiError, ApiRetryable, Cluster, Manifest, PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
@@ -47,8 +47,7 @@ class Canary:
         predictor = copy.deepcopy((found.get("spec") or {}).get("predictor") or {})
         model = predictor.setdefault("model", {})
         model.setdefault("name", CONTAINER)
-        own = path_fields(found, self.uri)
-        model |= {"storage": {**model.get("storage", {}), **own["storage"]}} if "storage" in own else own
+        set_path(model, found, self.uri)
         return {"trafficPercent": self.percent, "predictor": {**predictor, "name": self.name}}
 
 

@@ -1,10 +1,13 @@
-"""The shadow: a second InferenceService with the candidate, that nobody but the rollout asks."""
+"""The shadow: a second InferenceService that nobody but the rollout asks.
+
+It has the candidate before that is promoted, and the version before while the candidate is watched.
+"""
 
 from __future__ import annotations
 
 import copy
 
-from clusterheal.kube.inference_service import FIELD_MANAGER, Placement
+from clusterheal.kube.inference_service import FIELD_MANAGER, Placement, set_path
 from clusterheal.kube.ports import ApiError, Cluster, Manifest, PatchType
 from clusterheal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, INFERENCE_SERVICES
 from clusterheal.rollout.service import Service
@@ -19,14 +22,10 @@ def shadow_name(name: str) -> str:
 
 
 def shadow_manifest(incumbent: Manifest, target: Placement) -> Manifest:
-    """The incumbent's predictor with the candidate's path, one replica, owned by the incumbent's object."""
+    """The predictor in service with the path of `target`, one replica, owned by the object in service."""
     metadata = incumbent["metadata"]
     predictor = copy.deepcopy(incumbent["spec"]["predictor"])
-    model = predictor.setdefault("model", {})
-    if isinstance(model.get("storage"), dict):
-        model["storage"]["path"] = target.uri.split("://", 1)[-1].partition("/")[2] or target.uri
-    else:
-        model["storageUri"] = target.uri
+    set_path(predictor.setdefault("model", {}), incumbent, target.uri)
     predictor["minReplicas"] = predictor["maxReplicas"] = 1
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != _NOT_COPIED}
     return {

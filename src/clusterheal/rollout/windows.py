@@ -10,7 +10,7 @@ from clusterheal.clock import Clock
 from clusterheal.contracts import FeatureContract, ModelInputs, model_inputs
 from clusterheal.metrics.client import PrometheusClient
 from clusterheal.metrics.live import LiveWindow
-from clusterheal.rollout.steps import Live
+from clusterheal.rollout.asking import Live
 from clusterheal.settings import Settings
 
 REPLAYED = 24  # an hour apart over a day: every hour's load is seen once

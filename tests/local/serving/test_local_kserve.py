@@ -259,17 +259,17 @@ async def test_a_breach_in_service_is_undone_within_a_minute(
     registry = Versions(store["d1"], store["d3"])
     overrides = {"poll": 0.2, "bake": 60.0, "ready_timeout": 60.0, "strategy": "auto"}
     settings = load_settings(None, {"kubernetes": {"namespace": NAMESPACE}, "rollout": overrides})
-    from clusterheal.rollout import steps
+    from clusterheal.rollout import asking
 
-    monkeypatch.setattr(steps, "disagreement", lambda share, settings: [])
-    real = steps.breaches
+    monkeypatch.setattr(asking, "disagreement", lambda share, settings: [])
+    real = asking.breaches
     promoted: list[float] = []
 
     def blind_in_shadow(measured: Any, baseline: Any, limits: Any) -> list[str]:
         """As if the windows that show the fault came only after the promotion."""
         return real(measured, baseline, limits) if promoted else []
 
-    monkeypatch.setattr(steps, "breaches", blind_in_shadow)
+    monkeypatch.setattr(asking, "breaches", blind_in_shadow)
     clock = SystemClock()
     async with platform(tmp_path) as local:
         await roll_out(local.cluster, registry, registry.versions["v000001"], settings, clock)

@@ -143,8 +143,14 @@ class Faults:
     never_observed: bool = False
     ready_without_model: set[str] = field(default_factory=set)
     alters: dict[str, Callable[[dict[str, Any]], None]] = field(default_factory=dict)
-    fails_after: dict[str, float] = field(default_factory=dict)
-    """Version to the clock's seconds after which it answers 500 to every request."""
+    fails: set[str] = field(default_factory=set)
+    """Versions that answer 500 to every request."""
+    beside_never_loads: set[str] = field(default_factory=set)
+    """Versions that get no pod as a shadow."""
+    refuses: set[str] = field(default_factory=set)
+    """Versions that are ready and answer 500 to every inference."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Version to the time that it takes for an answer."""
     canary_ready: bool = True
 
 
@@ -206,7 +212,8 @@ class World:
         failure = None
         if uri is not None:
             version = Path(urlparse(uri).path).name
-            if version in self.faults.never_loads:
+            never = self.faults.never_loads | (self.faults.beside_never_loads if name.endswith("-shadow") else set())
+            if version in never:
                 failure = f"{version} does not load"
             elif version not in self.faults.ready_without_model:
                 self._serving[name] = uri
@@ -245,7 +252,9 @@ class World:
         if uri is None:
             return httpx.Response(404, json={"error": "no such model"})
         path = Path(urlparse(uri).path)
-        if self.clock.monotonic() >= self.faults.fails_after.get(path.name, float("inf")):
+        self.clock.time += timedelta(seconds=self.faults.seconds.get(path.name, 0.0))
+        refused = request.method == "POST" and path.name in self.faults.refuses
+        if refused or path.name in self.faults.fails:
             return httpx.Response(500, json={"error": "out of memory"})
         runtime = self._runtimes.setdefault(str(path), load_runtime(ModelPackage.load(path)))
         if request.url.path.endswith("/ready"):
@@ -380,11 +389,22 @@ def forecasters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelPack
     }
 
 
+@pytest.fixture(scope="session")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelPackage]:
+    """Two versions of the forecaster that forecast nearly the same."""
+    root = tmp_path_factory.mktemp("alike")
+    contract = make_contract()
+    return {
+        "v000001": toy_forecaster(root / "v000001", contract),
+        "v000002": toy_forecaster(root / "v000002", contract, shift=0.001),
+    }
+
+
 @pytest.fixture
 def settings() -> Settings:
     return load_settings(
         None,
         {
-            "rollout": {"poll": 1.0, "bake": 30.0, "ready_timeout": 60.0, "lease": 60.0, "max_latency_ratio": 1000.0},
+            "rollout": {"poll": 1.0, "bake": 12.0, "ready_timeout": 60.0, "lease": 60.0},
         },
     )

@@ -21,7 +21,7 @@ Packages = dict[str, ModelPackage]
 
 @pytest.fixture
 def steps() -> Settings:
-    rollout = {"max_latency_ratio": 1000.0, "poll": 1.0, "bake": 3.0, "ready_timeout": 20.0, "canary_steps": [10, 50]}
+    rollout = {"poll": 1.0, "bake": 3.0, "ready_timeout": 20.0, "canary_steps": [10, 50]}
     return load_settings(None, {"rollout": rollout})
 
 

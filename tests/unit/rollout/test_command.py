@@ -10,13 +10,15 @@ from typer.testing import CliRunner
 
 from clusterheal.cli import build_app
 from clusterheal.commands import rollout as command
-from clusterheal.contracts import FeaturePanel
+from clusterheal.contracts import FeaturePanel, ModelPackage
+from clusterheal.errors import InvalidInput
 from clusterheal.metrics.dataset import Dataset
+from clusterheal.registry.versions import ModelVersion, State
 from clusterheal.rollout import RolloutOutcome, RolloutResult, StepRecord
 from clusterheal.rollout.windows import replay_windows
 from clusterheal.settings import Settings
 
-from .conftest import make_contract
+from .conftest import Registry, make_contract
 
 
 def result(outcome: RolloutOutcome, reason: str | None = None) -> RolloutResult:
@@ -63,6 +65,19 @@ def test_flags_reach_the_settings_with_their_units(monkeypatch: pytest.MonkeyPat
     assert (rollout.bake.total_seconds(), rollout.ready_timeout.total_seconds()) == (90, 120)
     assert rollout.strategy == "shadow"
     assert seen[0].kubernetes.namespace == "x"
+
+
+def test_previous_is_the_version_that_was_served_before(packages: dict[str, ModelPackage]) -> None:
+    class Known(Registry):
+        def previous(self, name: str) -> ModelVersion | None:
+            return next((v for v in self.versions.values() if v.state is State.PREVIOUS), None)
+
+    registry = Known()
+    first = registry.add(packages["v000001"])
+    with pytest.raises(InvalidInput, match="no previous version to go back to"):
+        command._wanted(registry, first.name, "previous")  # type: ignore[arg-type]
+    registry.set_state(first.name, first.version, State.PREVIOUS)
+    assert command._wanted(registry, first.name, "previous").version == "v000001"  # type: ignore[arg-type]
 
 
 def test_replayed_windows_spread_over_the_newest_season(monkeypatch: pytest.MonkeyPatch) -> None:

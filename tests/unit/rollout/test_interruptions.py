@@ -84,7 +84,7 @@ class Disturbed:
 
 @pytest.fixture
 def quick() -> Settings:
-    rollout = {"max_latency_ratio": 1000.0, "poll": 1.0, "bake": 3.0, "ready_timeout": 30.0, "lease": 60.0}
+    rollout = {"poll": 1.0, "bake": 3.0, "ready_timeout": 30.0, "lease": 60.0}
     return load_settings(None, {"rollout": rollout})
 
 

@@ -20,10 +20,10 @@ from clusterheal.rollout.service import state_of
 from clusterheal.rollout.state import VERSION_LABEL
 from clusterheal.settings import Settings
 
-from .conftest import World
+from .conftest import Faults, World
 
 Packages = dict[str, ModelPackage]
-DETECTOR = "anomaly-detector"
+DETECTOR, FORECASTER = "anomaly-detector", "predictive-analytics"
 
 
 async def in_service(world: World, settings: Settings, packages: Packages, version: str = "v000001") -> None:
@@ -54,7 +54,7 @@ async def test_a_good_candidate_is_staged_compared_promoted_and_watched(
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert [s.name for s in result.steps] == ["stage", "shadow", "promote", "bake"]
     assert "100.0% agreement" in result.steps[1].detail
-    assert (world.clock.now() - before).total_seconds() >= 30
+    assert (world.clock.now() - before).total_seconds() >= 12
     assert await world.served_version() == "v000002"
     assert await world.service("anomaly-detector-shadow") is None
     states = world.registry.states()
@@ -77,7 +77,8 @@ async def test_kserve_sees_nothing_to_copy_into_the_pods_but_the_version(
 
     await look()
     world.clock.meanwhile.append(look)
-    long = settings.model_copy(update={"rollout": settings.rollout.model_copy(update={"bake": timedelta(minutes=3)})})
+    watched = {"bake": timedelta(minutes=3), "poll": timedelta(seconds=10)}
+    long = settings.model_copy(update={"rollout": settings.rollout.model_copy(update=watched)})
     assert (await world.roll(long, "v000002")).outcome is RolloutOutcome.PROMOTED  # with several renewals of the lease
     await look()
     assert ["v000001" in text for text in seen] == [True, False]
@@ -154,22 +155,63 @@ FAULTS: list[tuple[str, str, Callable[[World], None], str]] = [
         "package eeeeeeeeeeee is served",
     ),
     ("worse in shadow", "v000003", lambda w: None, "worse in shadow: alarms on 100.0% of the rows"),
+]
+
+
+def _fail(faults: Faults) -> None:
+    faults.fails.add("v000002")
+
+
+def _refuse(faults: Faults) -> None:
+    faults.refuses.add("v000002")
+
+
+def _slow_down(faults: Faults) -> None:
+    faults.seconds["v000002"] = 0.2
+
+
+def _alarm_everywhere(body: dict[str, Any]) -> None:
+    for output in body.get("outputs", []):
+        if output["name"] == "alarm":
+            output["data"] = [True] * len(output["data"])
+
+
+def _forecast_elsewhere(body: dict[str, Any]) -> None:
+    for output in body.get("outputs", []):
+        if output["name"] == "quantiles":
+            output["data"] = [None if x is None else x + 1000.0 for x in output["data"]]
+
+
+IN_SERVICE: list[tuple[str, str, Callable[[Faults], None], str]] = [
+    ("fails", DETECTOR, _fail, "/v2/models/anomaly-detector/ready does not say ready"),
+    ("refuses", DETECTOR, _refuse, "100.0% of the requests failed, allowed are 1.0%"),
+    ("slows down", DETECTOR, _slow_down, "p99 is 200 ms, allowed are 150 ms"),
+    ("alarms", DETECTOR, lambda f: f.alters.update({"v000002": _alarm_everywhere}), "alarms on 100.0% of the rows"),
     (
-        "fails once in service",
-        "v000002",
-        lambda w: w.clock.meanwhile.append(_fail_after_switch(w)),
-        "while watched",
+        "disagrees with the version before",
+        FORECASTER,
+        lambda f: f.alters.update({"v000002": _forecast_elsewhere}),
+        "candidate and incumbent agree on 0.0% of the verdicts, at least 80% must",
     ),
 ]
 
 
-def _fail_after_switch(world: World) -> Callable[[], Any]:
-    async def happen() -> None:
-        service = await world.service()
-        if service is not None and service["spec"]["predictor"]["model"]["storageUri"].endswith("/v000002/"):
-            world.faults.fails_after.setdefault("v000002", world.clock.monotonic() + 5)
+def _once_watched(world: World, name: str, happen: Callable[[Faults], None]) -> list[float]:
+    """Let it happen five seconds after v000002 took over; the clock then is in the list that is returned."""
+    since: list[float] = []
+    happened: list[float] = []
 
-    return happen
+    async def look() -> None:
+        service = await world.service(name)
+        state = None if service is None else state_of(service)
+        if state is not None and state.step is Step.BAKE and not happened:
+            since.append(world.clock.monotonic())
+            if since[-1] - since[0] >= 5:
+                happened.append(since[-1])
+                happen(world.faults)
+
+    world.clock.meanwhile.append(look)
+    return happened
 
 
 @pytest.mark.parametrize(("version", "disturb", "reason"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
@@ -198,15 +240,65 @@ async def test_a_fault_leaves_the_version_before_in_service(
     assert reason in str(world.registry.versions[version].properties["rollback_reason"])
 
 
+@pytest.mark.parametrize(("name", "happen", "reason"), [f[1:] for f in IN_SERVICE], ids=[f[0] for f in IN_SERVICE])
 async def test_a_breach_while_watched_is_undone_within_a_minute(
+    world: World,
+    settings: Settings,
+    packages: Packages,
+    alike: Packages,
+    name: str,
+    happen: Callable[[Faults], None],
+    reason: str,
+) -> None:
+    await in_service(world, settings, alike if name == FORECASTER else packages)
+    happened = _once_watched(world, name, happen)
+    result = await world.roll(settings, "v000002")
+    assert (result.outcome, result.serving) == (RolloutOutcome.ROLLED_BACK, "v000001"), result
+    assert f"while watched: {reason}" in (result.reason or "")
+    assert world.clock.monotonic() - happened[0] < 60
+    assert await world.served_version(name) == "v000001"
+    service = await world.service(name)
+    assert service is not None
+    assert state_of(service) is None
+    assert await world.service(f"{name}-shadow") is None
+    assert world.registry.states()["v000001"] == "serving"
+
+
+async def test_the_version_before_runs_beside_the_new_one_while_that_is_watched(
     world: World, settings: Settings, packages: Packages
 ) -> None:
     await in_service(world, settings, packages)
-    world.clock.meanwhile.append(_fail_after_switch(world))
+    beside: list[tuple[str | None, str | None]] = []
+
+    async def look() -> None:
+        beside.append((await world.served_version(), await world.served_version(f"{DETECTOR}-shadow")))
+
+    world.clock.meanwhile.append(look)
     result = await world.roll(settings, "v000002")
-    breach = world.faults.fails_after["v000002"]
-    assert result.outcome is RolloutOutcome.ROLLED_BACK
-    assert world.clock.monotonic() - breach < 60
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+    assert ("v000002", "v000001") in beside
+    assert "agreed with the version before on 100.0% or more" in result.steps[-1].detail
+    assert await world.service(f"{DETECTOR}-shadow") is None
+
+
+@pytest.mark.parametrize(
+    ("disturb", "kept", "said"),
+    [
+        (lambda w: w.faults.beside_never_loads.add("v000001"), True, "did not answer beside it"),
+        (lambda w: None, False, "did not run beside it"),
+    ],
+    ids=["no room for it", "not wanted"],
+)
+async def test_without_the_version_before_the_new_one_is_watched_alone(
+    world: World, settings: Settings, packages: Packages, disturb: Callable[[World], None], kept: bool, said: str
+) -> None:
+    await in_service(world, settings, packages)
+    disturb(world)
+    rollout = settings.rollout.model_copy(update={"keep_previous": kept})
+    result = await world.roll(settings.model_copy(update={"rollout": rollout}), "v000002")
+    assert result.outcome is RolloutOutcome.PROMOTED, result
+    assert said in result.steps[-1].detail
+    assert await world.service(f"{DETECTOR}-shadow") is None
 
 
 async def test_a_rollout_that_is_told_to_stops_after_a_step_and_goes_on_from_there(
@@ -270,7 +362,7 @@ async def test_the_newest_window_is_compared_and_watched_too(
     result = await world.roll(settings, "v000002", live=_newest(world, packages, asked))
     assert result.outcome is RolloutOutcome.PROMOTED, result
     assert "21 windows (one of them live), 100.0% agreement" in result.steps[1].detail
-    assert len(asked) > 20  # once in shadow, then at every look of the half minute
+    assert len(asked) > 10  # once in shadow, then at every look of the twelve seconds
 
 
 async def test_without_metrics_the_replayed_windows_do_and_the_report_says_so(
