@@ -17,7 +17,7 @@ demo: setup ## the main job: from metrics to a healed incident; DEMO='--fault ba
 	@.venv/bin/clusterheal demo $(DEMO)
 
 test: setup lint ## every test whose needs are met; lists what was skipped and why
-	@$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 	@$(PY) -m clusterheal.local.simulation --seeds $(SEEDS)
 
 lint: setup ## formatting, lint, types, import rules

@@ -17,6 +17,15 @@ NEEDED_TOOLS = {
 }
 
 
+SLOW_FIRST = (
+    "tests/e2e/test_generated.py",
+    "tests/pipelines/test_on_one_machine.py",
+    "tests/e2e/test_recorded.py",
+    "tests/local/",
+)
+"""Minutes long, some in a test or two: begun last, one of them would leave the other workers without work."""
+
+
 def _shared() -> Path:
     return Path(os.environ.get("CLUSTERHEAL_SHARED", ROOT.parent / "shared"))
 
@@ -31,6 +40,7 @@ def shared_dir() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     for item in items:
         for marker, tools in NEEDED_TOOLS.items():
             absent = [tool for tool in tools if shutil.which(tool) is None]
@@ -38,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"{marker} tier needs {', '.join(absent)} on PATH"))
         if item.get_closest_marker("gpu") and not _cuda():
             item.add_marker(pytest.mark.skip(reason="gpu tier needs a CUDA device"))
+
+
+def _place(item: pytest.Item) -> int:
+    """How early it begins; equal ones stay in the order in which they were collected."""
+    for place, slow in enumerate(SLOW_FIRST):
+        if item.nodeid.startswith(slow):
+            return place
+    return len(SLOW_FIRST)
 
 
 def _cuda() -> bool:

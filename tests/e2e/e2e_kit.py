@@ -11,13 +11,18 @@ from demo_kit import DemoRun
 MEMORY_BOUND_BYTES = 4 * 2**30
 
 
-def require_healed(run: DemoRun) -> dict[str, Any]:
-    """Check the run's record and its report; returns the incident's status."""
+def require_healed(run: DemoRun, *, trained: bool = True) -> dict[str, Any]:
+    """Check the run's record and its report; returns the incident's status.
+
+    A run that is not `trained` was given the models of another one.
+    """
     record = run.record
     assert record["result"] == "healed"
     assert record["error"] is None
     stages = [stage["name"] for stage in record["stages"]]
-    assert stages == ["metrics", "registry", "pipeline", "serving", "engine", "incident", "report"]
+    training = ["pipeline"] if trained else []
+    assert stages == ["metrics", "registry", *training, "serving", "engine", "incident", "report"]
+    assert {m["name"] for m in record["models"]} == {"anomaly-detector", "predictive-analytics"}
     assert all(stage["ok"] for stage in record["stages"][:-1])  # the last one wrote the record
     assert max(stage["peak_rss_bytes"] for stage in record["stages"]) < MEMORY_BOUND_BYTES
     status: dict[str, Any] = record["incident"]["status"]

@@ -1,8 +1,13 @@
-"""The main job on the generated cluster, kept up afterwards: its outcome, its parts, its dataset, and its end."""
+"""The main job on the generated cluster, kept up afterwards: its outcome, its parts, its dataset, and its end.
+
+Then further runs with the models that it trained: the other faults, the same fault again, and ends in the last stages.
+They are in one file because they need these models.
+"""
 
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,3 +79,125 @@ def test_a_killed_model_server_is_named_and_ends_the_rest(kept: DemoRun) -> None
     errors = require_complaint(kept.process.returncode, kept.errors)
     assert re.search(r"anomaly-detector\S* was killed by SIGKILL", errors), errors
     kept.require_ended()
+
+
+@pytest.fixture
+def start_again(start_demo: Callable[..., DemoRun], kept: DemoRun) -> Callable[..., DemoRun]:
+    """Starts another run, which serves the models of the first one."""
+    return lambda *options: start_demo("--models-of", str(kept.out), *options)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("bad-rollout", ("crash-loop-after-rollout", "crash-loop-after-rollout", "undo", "shop/checkout")),
+        ("cpu-saturation", ("saturation", "saturation", "scale", "shop/payments")),
+    ],
+)
+def test_each_fault_is_healed_by_its_own_playbook(
+    start_again: Callable[..., DemoRun], fault: str, expected: tuple[str, str, str, str]
+) -> None:
+    run = start_again("--fault", fault)
+    assert run.end() == 0, run.errors
+    decided = decisions(require_healed(run, trained=False))
+    assert (decided["cause"], decided["playbook"], decided["action"], decided["target"]) == expected
+    assert decided["origin"] == "rule"
+    assert run.lines[-1].startswith("healed: ")
+    run.require_ended()
+
+
+def interrupt(run: DemoRun) -> None:
+    run.process.send_signal(signal.SIGINT)
+
+
+def kill_engine(run: DemoRun) -> None:
+    run.child("clusterheal.cli", "engine").kill()
+
+
+def kill_forecaster(run: DemoRun) -> None:
+    run.child("serve", "predictive-analytics").kill()
+
+
+def loading(run: DemoRun) -> None:
+    """In the stage serving, while the first model server comes up."""
+    run.wait_for("serving    begins", seconds=120)
+    run.child_soon("serve", "anomaly-detector", seconds=60)
+
+
+def starting(run: DemoRun) -> None:
+    """In the stage engine, while it comes up."""
+    run.wait_for("engine     begins", seconds=240)
+    run.child_soon("clusterheal.cli", "engine", seconds=30)
+
+
+def faulty(run: DemoRun) -> None:
+    """In the stage incident, while the engine watches."""
+    run.wait_for("fault memory-leak on shop/cart", seconds=300)
+
+
+INTERRUPTED = "interrupted by SIGINT; everything that was started has been ended"
+
+
+@pytest.mark.parametrize(
+    ("stage", "reach", "end", "code", "told"),
+    [
+        ("serving", loading, interrupt, 130, INTERRUPTED),
+        ("engine", starting, interrupt, 130, INTERRUPTED),
+        ("engine", starting, kill_forecaster, 1, r"predictive-analytics\S* was killed by SIGKILL"),
+        ("incident", faulty, kill_engine, 1, "engine was killed by SIGKILL"),
+    ],
+)
+def test_the_last_stages_end_cleanly(
+    start_again: Callable[..., DemoRun],
+    stage: str,
+    reach: Callable[[DemoRun], None],
+    end: Callable[[DemoRun], None],
+    code: int,
+    told: str,
+) -> None:
+    run = start_again()
+    reach(run)
+    end(run)
+    require_broken_off(run, stage=stage, code=code, told=told)
+
+
+def require_broken_off(run: DemoRun, *, stage: str, code: int, told: str) -> None:
+    """It ended in that stage, said why, and left no process and no report."""
+    assert run.end(seconds=60) == code
+    assert re.search(told, require_complaint(run.process.returncode, run.errors)), run.errors
+    record = run.record
+    assert record["result"] == "failed"
+    assert re.search(told, record["error"])
+    assert [(s["name"], s["ok"]) for s in record["stages"]][-1] == (stage, False)
+    assert not (run.out / "report.html").exists()
+    run.require_ended()
+
+
+@pytest.fixture(scope="module")
+def healing(start_demo: Callable[..., DemoRun], kept: DemoRun) -> DemoRun:
+    """The first run's fault again, with its seed and its models, up to the action."""
+    run = start_demo("--models-of", str(kept.out))
+    run.wait_for("Acting: ", seconds=300)
+    return run
+
+
+def acted(run: DemoRun) -> list[str]:
+    """What the engine decided up to its first action and for what, in order, without times and measured values.
+
+    Plans that guards hold back are left out: they rest on what the detector says of live noise, which the clock shifts.
+    """
+    told = [match[1] for line in run.lines if (match := re.search(r" incident +(\S+: (?:Planned|Acting): .+)", line))]
+    end = next(number for number, text in enumerate(told) if ": Acting: " in text)
+    where = told[end].split(": ", 1)[0]
+    return [text for text in told[: end + 1] if text.startswith(f"{where}: ")]
+
+
+def test_the_same_seed_and_models_lead_to_the_same_decisions(kept: DemoRun, healing: DemoRun) -> None:
+    decided = acted(kept)
+    assert len(decided) == 2
+    assert acted(healing) == decided
+
+
+def test_an_interruption_while_the_engine_heals_ends_cleanly(healing: DemoRun) -> None:
+    interrupt(healing)
+    require_broken_off(healing, stage="incident", code=130, told=INTERRUPTED)

@@ -5,6 +5,9 @@ No postponed annotations in this module: KFP reads the components' annotations a
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -136,3 +139,32 @@ def test_what_is_no_package_is_refused(tmp_path: Path, text: str) -> None:
         run_pipeline(bad, {}, out=tmp_path / "out")
     with pytest.raises(InvalidInput, match="cannot read"):
         run_pipeline(tmp_path / "absent.yaml", {}, out=tmp_path / "out")
+
+
+def test_a_disk_that_is_too_small_for_an_artifact(tmp_path: Path) -> None:
+    from kfp import compiler, dsl
+
+    @dsl.component(base_image="python", install_kfp_package=False)
+    def write(mib: int, made: dsl.Output[dsl.Dataset]) -> None:  # type: ignore[valid-type]
+        from pathlib import Path
+
+        Path(made.path).write_bytes(bytes(mib << 20))
+
+    @dsl.pipeline(name="large")
+    def large(mib: int) -> None:
+        write(mib=mib).set_display_name("Write")
+
+    small, package = tmp_path / "small", tmp_path / "large.yaml"
+    compiler.Compiler().compile(large, str(package))
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size=1m none {small}"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("this user may not mount a small disk (needs unshare, and root or user namespaces)")
+    run = (sys.executable, "-m", "clusterheal.cli", "pipeline", "run", str(package), "--set", "mib=4")
+    look = f'{mount} && "$@"; code=$?; echo; find {small} -type f; exit $code'
+    command = ["unshare", "-m", "sh", "-c", look, "sh", *run, "--out", str(small / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "clusterheal: step 'Write' failed: OSError: [Errno 28] No space left on device\n"
+    left = {Path(line).name for line in done.stdout.split("\n\n", 1)[1].splitlines()}
+    assert left == {"pipeline.yaml", "run.json", "run.log"}, "half of an artifact was left behind"

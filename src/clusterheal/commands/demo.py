@@ -41,6 +41,10 @@ def register(app: typer.Typer) -> None:
         train_seconds: Annotated[
             float | None, typer.Option(help="Stop each training after this long, seconds; default: until it is done.")
         ] = None,
+        models_of: Annotated[
+            Path | None,
+            typer.Option(help="Serve the models that the run in this folder trained, instead of training: 80 s less."),
+        ] = None,
         first_port: Annotated[
             int, typer.Option(help="Use six ports from this one on; 0 takes free ones.", min=0, max=65530)
         ] = 0,
@@ -70,6 +74,7 @@ def register(app: typer.Typer) -> None:
             keep=keep,
             first_port=first_port,
             train_seconds=train_seconds,
+            models_of=models_of,
         )
         try:
             run_demo(config, Timeline())

@@ -13,6 +13,7 @@ from pathlib import Path
 from clusterheal.errors import ClusterhealError, InvalidInput
 from clusterheal.local import demo_source
 from clusterheal.local.demo_config import DemoConfig, Ports, prepare_folder
+from clusterheal.local.demo_models import EarlierModels, open_models, require_same_metrics
 from clusterheal.local.demo_platform import Places, Platform, initial_settings
 from clusterheal.local.demo_stages import HEALED, Stages, save_record
 from clusterheal.local.faults import FaultKind, choose
@@ -47,10 +48,11 @@ def run_demo(config: DemoConfig, timeline: Timeline) -> RunRecord:
     require_binaries("prometheus", "promtool", "prometheus-alertmanager")
     replay = open_replay(config.data, pattern=config.series) if config.data is not None else None
     kind = choose(config.fault, recorded=replay is not None or config.prometheus_url is not None)
+    earlier = open_models(config.models_of, out=config.out) if config.models_of is not None else None
     ports = Ports.choose(config.first_port)
     with exclusive(config.out):
         prepare_folder(config.out)
-        return asyncio.run(_run(config, timeline, kind, replay, ports))
+        return asyncio.run(_run(config, timeline, kind, replay, earlier, ports))
 
 
 @contextmanager
@@ -78,7 +80,12 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 async def _run(
-    config: DemoConfig, timeline: Timeline, kind: FaultKind, replay: Replay | None, ports: Ports
+    config: DemoConfig,
+    timeline: Timeline,
+    kind: FaultKind,
+    replay: Replay | None,
+    earlier: EarlierModels | None,
+    ports: Ports,
 ) -> RunRecord:
     """Run the stages under signal handlers; the record is saved whatever happens."""
     places = Places(out=config.out)
@@ -91,6 +98,9 @@ async def _run(
                     config, replay, record.notes = await demo_source.copy_history(config, places, supervisor, timeline)
                     stage.summary = f"{replay.days:.1f} days of {len(replay.recordings)} entities copied"
             record.notes += replay.notes if replay else ()
+            if earlier is not None:
+                require_same_metrics(earlier, replay)
+                record.notes.append(f"the models are those that the run in {earlier.folder} trained")
             for note in record.notes:
                 timeline.note(f"        {note}")
             step, days = (replay.step_seconds, replay.days) if replay else (60, config.days)
@@ -104,7 +114,7 @@ async def _run(
                 settings=initial_settings(config, places, ports, step_seconds=step, days=days),
                 step_seconds=step,
             )
-            await supervisor.guard(Stages(platform, timeline, record, kind).run())
+            await supervisor.guard(Stages(platform, timeline, record, kind, earlier).run())
     except Interrupted as exc:
         if not (config.keep and record.result == HEALED):
             record.error = str(exc)

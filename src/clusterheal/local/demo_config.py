@@ -22,7 +22,10 @@ LIVE_SECONDS = 240.0  # for the incident, from its cause to its verified end
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """One run. `out` gets everything that it writes; `first_port` 0 takes free ports."""
+    """One run. `out` gets everything that it writes; `first_port` 0 takes free ports.
+
+    `models_of` is the folder of an earlier run whose models are served instead of training.
+    """
 
     out: Path
     seed: int = 7
@@ -36,6 +39,7 @@ class DemoConfig:
     keep: bool = False
     first_port: int = 0
     train_seconds: float | None = None
+    models_of: Path | None = None
     live_seconds: float = LIVE_SECONDS
 
     def __post_init__(self) -> None:
@@ -45,6 +49,8 @@ class DemoConfig:
             raise InvalidInput("--series chooses among recorded series; give --data, too")
         if self.prometheus_url is None and (self.prometheus_token_file or self.prometheus_ca_file):
             raise InvalidInput("--token-file and --ca-file are for --prometheus-url; give that, too")
+        if self.models_of is not None and self.train_seconds is not None:
+            raise InvalidInput("--models-of trains nothing, so --train-seconds has no meaning; give one of them")
         if self.train_seconds is not None and self.train_seconds <= 0:
             raise InvalidInput(f"--train-seconds {self.train_seconds:g}: expected more than 0")
 

@@ -43,9 +43,7 @@ async def run_train(platform: Platform, timeline: Timeline) -> PipelineOutcome:
         PermanentError: the gate rejected a model, so there is nothing to serve.
     """
     config, places = platform.config, platform.places
-    if platform.replay is not None:
-        path = write_recorded_catalogue(platform.replay.metrics, places.out / "catalogue.yaml")
-        platform.use("dataset", catalogue=str(path.resolve()))
+    use_recorded_catalogue(platform)
     days = platform.replay.days if platform.replay else config.days
     settings = [f"days={float(days)!r}", f"seed={config.seed}", "device=cpu"]
     if config.train_seconds is not None:
@@ -72,6 +70,13 @@ def _reasons(model: dict[str, Any]) -> str:
     if model["verdict"] == "passed":
         lines = [line.split(", difference", 1)[0] for line in lines if " beats " in line]
     return "; ".join(lines) or str(model["why"])
+
+
+def use_recorded_catalogue(platform: Platform) -> None:
+    """Point every process at the queries for replayed metrics, where they are replayed."""
+    if platform.replay is not None:
+        path = write_recorded_catalogue(platform.replay.metrics, platform.places.out / "catalogue.yaml")
+        platform.use("dataset", catalogue=str(path.resolve()))
 
 
 def write_recorded_catalogue(metrics: tuple[str, ...], path: Path) -> Path:
@@ -184,4 +189,12 @@ async def wait_for_scoring(engine_url: str, timeline: Timeline) -> None:
     raise PermanentError(f"the engine has no verdict of the models after {SCORING_SECONDS:g} s: {status}")
 
 
-__all__ = ["PipelineOutcome", "model_of", "read_run", "run_train", "served_urls", "wait_for_scoring"]
+__all__ = [
+    "PipelineOutcome",
+    "model_of",
+    "read_run",
+    "run_train",
+    "served_urls",
+    "use_recorded_catalogue",
+    "wait_for_scoring",
+]

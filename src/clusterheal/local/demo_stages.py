@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 
 from clusterheal.errors import PermanentError
-from clusterheal.local import demo_pipeline, demo_platform, demo_scores
+from clusterheal.local import demo_models, demo_pipeline, demo_platform, demo_scores
 from clusterheal.local.demo_incident import IncidentRun, cause, follow, require_healed
+from clusterheal.local.demo_models import EarlierModels
 from clusterheal.local.demo_platform import Places, Platform
 from clusterheal.local.exporter import fault_to_dict
 from clusterheal.local.faults import FaultKind
@@ -26,18 +27,28 @@ HEALED = "healed"
 class Stages:
     """The run's stages in order; each is one line of the timeline."""
 
-    def __init__(self, platform: Platform, timeline: Timeline, record: RunRecord, kind: FaultKind) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        timeline: Timeline,
+        record: RunRecord,
+        kind: FaultKind,
+        earlier: EarlierModels | None = None,
+    ) -> None:
         self._platform = platform
         self._timeline = timeline
         self._record = record
         self._kind = kind
+        self._earlier = earlier
 
     async def run(self) -> None:
         """Raises ClusterhealError: from whatever stage failed."""
         await self._metrics()
         await self._registry()
         async with self._kserve():
-            await self._pipeline()
+            if self._earlier is None:
+                await self._pipeline()
+            await self._serving()
             await self._engine()
             run = await self._incident()
             await self._report(run)
@@ -97,7 +108,11 @@ class Stages:
             self._record.pipeline = outcome.run
             self._record.models = outcome.models
             stage.summary = outcome.summary
+
+    async def _serving(self) -> None:
         with self._stage("serving") as stage:
+            if self._earlier is not None:
+                self._record.models = await demo_models.serve_earlier(self._platform, self._earlier, self._timeline)
             urls = await demo_pipeline.served_urls(self._platform)
             self._platform.use("engine", detector_url=urls["detector"], forecaster_url=urls["forecaster"])
             stage.summary = f"anomaly-detector at {urls['detector']}, predictive-analytics at {urls['forecaster']}"

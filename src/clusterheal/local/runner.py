@@ -42,7 +42,7 @@ def run_pipeline(
     """Run the compiled `package`; artifacts, logs and `run.json` stay below `out/<pipeline>-<time>`.
 
     `env` is added to the environment of every step: addresses and credentials. `on_step` hears of every start and end.
-    A failing step is an answer (`status == "failed"`, `error` says why), not an exception.
+    A failing step is an answer (`status == "failed"`, `error` says why), not an exception; its outputs are removed.
 
     Raises:
         InvalidInput: no such package, or an argument that the pipeline does not have.
@@ -67,13 +67,19 @@ def run_pipeline(
         out=folder,
     )
     begin = clock.monotonic()
-    with _child(package.absolute(), arguments, folder, env or {}, timeout) as (process, lines):
-        follower = Follower(run, titles(spec), clock, on_step or (lambda step: None))
-        for line in lines:
-            follower.feed(line)
-        code = process.wait()
+    follower = Follower(run, titles(spec), clock, on_step or (lambda step: None))
+    try:
+        with _child(package.absolute(), arguments, folder, env or {}, timeout) as (process, lines):
+            for line in lines:
+                follower.feed(line)
+            code = process.wait()
+    except PermanentError:
+        if not any(step.status == "failed" for step in run.steps):
+            raise
+        code = 1  # the disk that was too small for a step's output is too small for the log as well: tell the cause
     run.seconds = clock.monotonic() - begin
     follower.finish(code, log=folder / "run.log")
+    follower.discard_unfinished()
     if run.status == "failed" and timeout is not None and run.seconds >= timeout.total_seconds():
         run.error = f"the run did not end within {timeout.total_seconds():.0f} s: {run.error}"
     run.save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -147,7 +148,10 @@ class Follower:
             return False
         newest = max(found, key=lambda path: path.stat().st_mtime_ns)
         self._read.add(newest)
-        data = json.loads(newest.read_text())
+        try:
+            data = json.loads(newest.read_text())
+        except ValueError:
+            return False  # cut short, as on a full disk: the step did not get to its end
         step.parameters = data.get("parameterValues", {})
         for name, entry in data.get("artifacts", {}).items():
             for artifact in entry["artifacts"]:
@@ -173,6 +177,14 @@ class Follower:
             run.error = f"step {failed.title!r} failed: {failed.error}"
         else:
             run.error = f"the runner {describe_exit(code)}: {self.last_error or f'see {log}'}"
+
+    def discard_unfinished(self) -> None:
+        """Remove what failed steps have written: it may be half of a file, and nothing may read it."""
+        for step in self._run.steps:
+            if step.status == "failed":
+                for folder in sorted((self._run.out / "artifacts").glob(f"**/{step.task}")):
+                    if not (folder / "executor_output.json").exists():
+                        shutil.rmtree(folder)
 
     def _add_unlogged(self) -> None:
         for path in sorted(set((self._run.out / "artifacts").glob("**/executor_output.json")) - self._read):

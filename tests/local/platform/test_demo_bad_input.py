@@ -72,6 +72,8 @@ def test_an_unknown_fault_names_those_there_are(tmp_path: Path) -> None:
         (("--token-file", "token"), "--token-file and --ca-file are for --prometheus-url"),
         (("--data", ".", "--prometheus-url", "http://127.0.0.1:1"), "two sources; give one of them"),
         (("--data", ".", "--days", "9"), "the recordings' length counts"),
+        (("--models-of", "nowhere"), "nowhere/run.json not found"),
+        (("--models-of", ".", "--train-seconds", "9"), "--models-of trains nothing"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path: Path, options: tuple[str, ...], told: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,39 @@ def test_a_killed_part_is_named(run: DemoRun, stage: str, words: tuple[str, ...]
     assert "was killed by SIGKILL" in told  # the runner is a child's child, named in its parent's last words
     assert run.record["result"] == "failed"
     run.require_ended()
+
+
+@pytest.fixture
+def copying(tmp_path: Path) -> Iterator[DemoRun]:
+    """A run that has begun to copy the history of a server which takes its time."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = DemoRun.start(tmp_path / "out", "--prometheus-url", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started.child_soon("clusterheal.cli", "collect", seconds=60)
+        yield started
+        started.close()
+
+
+def interrupt(run: DemoRun) -> None:
+    run.process.send_signal(signal.SIGINT)
+
+
+def kill_source(run: DemoRun) -> None:
+    run.child("clusterheal.cli", "collect").kill()
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        (interrupt, 130, "interrupted by SIGINT; everything that was started has been ended"),
+        (kill_source, 1, "source was killed by SIGKILL"),
+    ],
+)
+def test_a_history_that_is_being_copied(copying: DemoRun, end: Callable[[DemoRun], None], code: int, told: str) -> None:
+    end(copying)
+    assert copying.end(seconds=30) == code
+    assert told in require_complaint(copying.process.returncode, copying.errors)
+    assert copying.record["result"] == "failed"
+    assert [(stage["name"], stage["ok"]) for stage in copying.record["stages"]] == [("source", False)]
+    copying.require_ended()
