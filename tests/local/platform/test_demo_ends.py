@@ -11,6 +11,9 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from demo_kit import DemoRun, require_complaint
 
@@ -18,10 +21,39 @@ pytestmark = [pytest.mark.local, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[DemoRun]:
-    started = DemoRun.start(tmp_path / "out", "--days", "7")
-    yield started
-    started.close()
+def start(tmp_path: Path) -> Iterator[Callable[..., DemoRun]]:
+    """Starts a run that is ended whatever becomes of the test."""
+    runs: list[DemoRun] = []
+
+    def begin(*options: str) -> DemoRun:
+        runs.append(DemoRun.start(tmp_path / "out", *options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten days of two metrics at 300 s: a history that is written in a second."""
+    path = tmp_path_factory.mktemp("recording") / "instance-1.parquet"
+    steps, noise = np.arange(10 * 288), np.random.default_rng(1).normal(0, 0.1, (2, 10 * 288))
+    season = np.sin(2 * np.pi * steps / 288)
+    pq.write_table(pa.table({"t": steps * 300, "m00": 3 + season + noise[0], "m01": 5 - season + noise[1]}), path)
+    return path
+
+
+@pytest.fixture
+def run(start: Callable[..., DemoRun], recording: Path) -> DemoRun:
+    """A run on the recording."""
+    return start("--data", str(recording))
+
+
+@pytest.fixture
+def generated(start: Callable[..., DemoRun]) -> DemoRun:
+    """A run on a generated cluster, whose history takes seconds to write."""
+    return start("--days", "7")
 
 
 @pytest.mark.parametrize(
@@ -52,22 +84,36 @@ def test_an_interruption_that_is_repeated_still_ends_everything(run: DemoRun) ->
     run.require_ended()
 
 
+@pytest.mark.parametrize(("words", "name"), [(("emulator",), "kubernetes"), (("prometheus_backfill",), "backfill")])
+def test_a_killed_part_is_named_while_the_history_is_written(
+    generated: DemoRun, words: tuple[str, ...], name: str
+) -> None:
+    kill(generated, "metrics", words)
+    require_named(generated, name)
+
+
 @pytest.mark.parametrize(
-    ("stage", "words", "name"),
+    ("words", "name"),
     [
-        ("metrics", ("emulator",), "kubernetes"),
-        ("metrics", ("prometheus_backfill",), "backfill"),
-        ("pipeline", ("clusterheal.local.exporter",), "exporter"),
-        ("pipeline", ("--config.file", "alertmanager"), "alertmanager"),
-        ("pipeline", ("--storage.tsdb.path",), "prometheus"),
-        ("pipeline", ("registry.server",), "registry"),
-        ("pipeline", ("pipeline", "run", "train"), "pipeline"),
-        ("pipeline", ("clusterheal.local.runner",), "pipeline"),
+        (("clusterheal.local.exporter",), "exporter"),
+        (("--config.file", "alertmanager"), "alertmanager"),
+        (("--storage.tsdb.path",), "prometheus"),
+        (("registry.server",), "registry"),
+        (("pipeline", "run", "train"), "pipeline"),
+        (("clusterheal.local.runner",), "pipeline"),
     ],
 )
-def test_a_killed_part_is_named(run: DemoRun, stage: str, words: tuple[str, ...], name: str) -> None:
+def test_a_killed_part_is_named_while_the_pipeline_runs(run: DemoRun, words: tuple[str, ...], name: str) -> None:
+    kill(run, "pipeline", words)
+    require_named(run, name)
+
+
+def kill(run: DemoRun, stage: str, words: tuple[str, ...]) -> None:
     run.wait_for(f"{stage:<10} begins", seconds=120)
     run.child_soon(*words, seconds=30).kill()
+
+
+def require_named(run: DemoRun, name: str) -> None:
     assert run.end(seconds=40) == 1
     told = require_complaint(run.process.returncode, run.errors)
     assert re.search(rf"^clusterheal: {name} (was killed by SIGKILL|exited with code 1)", told), told
@@ -77,15 +123,14 @@ def test_a_killed_part_is_named(run: DemoRun, stage: str, words: tuple[str, ...]
 
 
 @pytest.fixture
-def copying(tmp_path: Path) -> Iterator[DemoRun]:
+def copying(start: Callable[..., DemoRun]) -> Iterator[DemoRun]:
     """A run that has begun to copy the history of a server which takes its time."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        started = DemoRun.start(tmp_path / "out", "--prometheus-url", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        started.child_soon("clusterheal.cli", "collect", seconds=60)
-        yield started
-        started.close()
+        begun = start("--prometheus-url", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun.child_soon("clusterheal.cli", "collect", seconds=60)
+        yield begun
 
 
 def interrupt(run: DemoRun) -> None:
