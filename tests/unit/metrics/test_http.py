@@ -59,8 +59,8 @@ async def test_waiting_does_not_count_as_the_servers_time(make_exchange: Make) -
     async with make_exchange(timeout=1.0) as exchange, asyncio.timeout(LONGEST_SECONDS):
         stuck = asyncio.create_task(_read(exchange, first, never))
         await first.wait()
-        # waits until the other has run into its limit, then takes half of its own
-        behind = asyncio.create_task(_read(exchange, second, go_on, seconds=0.5))
+        # waits until the other has run into its limit, then takes a tenth of its own
+        behind = asyncio.create_task(_read(exchange, second, go_on, seconds=0.1))
         with pytest.raises(RetryableError, match="no complete answer within"):
             await stuck
         await behind
