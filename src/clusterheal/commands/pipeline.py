@@ -36,121 +36,124 @@ Check = Annotated[
 def register(app: typer.Typer) -> None:
     pipeline = typer.Typer(no_args_is_help=True, help="Compile, run, submit and schedule the Kubeflow pipelines.")
     app.add_typer(pipeline, name="pipeline")
+    pipeline.command("compile")(compile_everything)
+    for command in (run, submit, schedule, status):
+        pipeline.command()(command)
 
-    @pipeline.command("compile")
-    def compile_everything(
-        out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
-        image: Image = None,
-        data_claim: Annotated[
-            str | None, typer.Option(help="PersistentVolumeClaim to mount at /data in every step, ReadWriteMany.")
-        ] = None,
-        readmes: Annotated[
-            Path, typer.Option(help="Also write the components' READMEs below this folder, if it exists.")
-        ] = Path("components/clusterheal_components"),
-    ) -> None:
-        """Compile every pipeline: packages that the OpenShift AI dashboard imports, and manifests for GitOps.
 
-        Example: clusterheal pipeline compile --out build --image quay.io/org/clusterheal-pipeline@sha256:...
-        """
-        from clusterheal_pipelines.compiling import compile_all, write_readmes
+def compile_everything(
+    out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
+    image: Image = None,
+    data_claim: Annotated[
+        str | None, typer.Option(help="PersistentVolumeClaim to mount at /data in every step, ReadWriteMany.")
+    ] = None,
+    readmes: Annotated[
+        Path, typer.Option(help="Also write the components' READMEs below this folder, if it exists.")
+    ] = Path("components/clusterheal_components"),
+) -> None:
+    """Compile every pipeline: packages that the OpenShift AI dashboard imports, and manifests for GitOps.
 
-        made = compile_all(out, image=image, data_claim=data_claim)
-        made += write_readmes(readmes) if readmes.is_dir() else []
-        for path in made:
-            typer.echo(str(path))
+    Example: clusterheal pipeline compile --out build --image quay.io/org/clusterheal-pipeline@sha256:...
+    """
+    from clusterheal_pipelines.compiling import compile_all, write_readmes
 
-    @pipeline.command("run")
-    def run(
-        name: Annotated[str, typer.Argument(help="Pipeline, e.g. train, or a compiled package (.yaml).")],
-        parameters: Parameters = None,
-        out: Annotated[Path, typer.Option(help="Folder for artifacts, logs and run.json.")] = Path("out/runs"),
-        timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
-    ) -> None:
-        """Run a pipeline on this machine under kfp.local; addresses and credentials come from CLUSTERHEAL_* variables.
+    made = compile_all(out, image=image, data_claim=data_claim)
+    made += write_readmes(readmes) if readmes.is_dir() else []
+    for path in made:
+        typer.echo(str(path))
 
-        Example: clusterheal pipeline run train --set days=7 --out out/runs
-        """
-        run_here(name, parse_parameters(parameters or []), out, timeout)
 
-    @pipeline.command("submit")
-    def submit(
-        name: Annotated[str, typer.Argument(help="Pipeline, e.g. train.")],
-        parameters: Parameters = None,
-        url: ServerUrl = None,
-        token_file: TokenFile = None,
-        ca_file: CaFile = None,
-        image: Image = None,
-        check: Check = True,
-        config: Config = None,
-    ) -> None:
-        """Upload a pipeline where this version of it is missing, and start a run on the cluster.
+def run(
+    name: Annotated[str, typer.Argument(help="Pipeline, e.g. train, or a compiled package (.yaml).")],
+    parameters: Parameters = None,
+    out: Annotated[Path, typer.Option(help="Folder for artifacts, logs and run.json.")] = Path("out/runs"),
+    timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
+) -> None:
+    """Run a pipeline on this machine under kfp.local; addresses and credentials come from CLUSTERHEAL_* variables.
 
-        Example: clusterheal pipeline submit train --set days=14 --url https://ds-pipeline-dspa.ml.svc:8443
-        """
-        from clusterheal_pipelines import submitting
+    Example: clusterheal pipeline run train --set days=7 --out out/runs
+    """
+    run_here(name, parse_parameters(parameters or []), out, timeout)
 
-        with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
-            account = settings.pipelines.service_account
-            given = submitting.checked_parameters(package, parse_parameters(parameters or []))
-            look_before(settings, given, check=check)
-            run = submitting.submit(backend, name, package, given, account=account)
-        typer.echo(f"{run.get('run_id')} {run.get('state', 'PENDING')}")
 
-    @pipeline.command("schedule")
-    def schedule(
-        name: Annotated[str, typer.Argument(help="Pipeline, e.g. retrain.")],
-        cron: Annotated[str, typer.Option(help="Six fields, seconds first: '0 0 3 * * *' is daily at 03:00.")],
-        parameters: Parameters = None,
-        pinned: Annotated[bool, typer.Option(help="Stay on this version instead of following the latest.")] = False,
-        disabled: Annotated[bool, typer.Option("--disabled", help="Make it, but do not start runs.")] = False,
-        wait: Annotated[float, typer.Option(help="How long to wait for a running job before replacing, s.")] = 3600.0,
-        url: ServerUrl = None,
-        token_file: TokenFile = None,
-        ca_file: CaFile = None,
-        image: Image = None,
-        check: Check = True,
-        config: Config = None,
-    ) -> None:
-        """Have exactly one schedule for a pipeline: no catch-up, one run at a time. Safe to repeat.
+def submit(
+    name: Annotated[str, typer.Argument(help="Pipeline, e.g. train.")],
+    parameters: Parameters = None,
+    url: ServerUrl = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    image: Image = None,
+    check: Check = True,
+    config: Config = None,
+) -> None:
+    """Upload a pipeline where this version of it is missing, and start a run on the cluster.
 
-        Example: clusterheal pipeline schedule retrain --cron '0 0 3 * * *' --set when=drifted
-        """
-        from clusterheal_pipelines import submitting
+    Example: clusterheal pipeline submit train --set days=14 --url https://ds-pipeline-dspa.ml.svc:8443
+    """
+    from clusterheal_pipelines import submitting
 
-        submitting.check_cron(cron)
-        with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
-            account = settings.pipelines.service_account
-            given = submitting.checked_parameters(package, parse_parameters(parameters or []))
-            look_before(settings, given, check=check)
-            wanted = submitting.Schedule(cron=cron, parameters=given, pinned=pinned, enabled=not disabled)
-            limit = timedelta(seconds=wait)
-            made, new = submitting.schedule(backend, name, package, wanted, account=account, wait=limit)
-        typer.echo(f"{made.get('recurring_run_id')} {'created' if new else 'unchanged'}")
+    with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
+        account = settings.pipelines.service_account
+        given = submitting.checked_parameters(package, parse_parameters(parameters or []))
+        look_before(settings, given, check=check)
+        run = submitting.submit(backend, name, package, given, account=account)
+    typer.echo(f"{run.get('run_id')} {run.get('state', 'PENDING')}")
 
-    @pipeline.command("status")
-    def status(
-        run_id: Annotated[str | None, typer.Argument(help="A run's id; default: the newest runs.")] = None,
-        limit: Annotated[int, typer.Option(help="How many of the newest runs to show.")] = 10,
-        url: ServerUrl = None,
-        token_file: TokenFile = None,
-        ca_file: CaFile = None,
-        config: Config = None,
-    ) -> None:
-        """Show runs on the cluster; with a run's id, exits 1 when that run failed.
 
-        Example: clusterheal pipeline status --limit 5
-        """
-        from itertools import islice
+def schedule(
+    name: Annotated[str, typer.Argument(help="Pipeline, e.g. retrain.")],
+    cron: Annotated[str, typer.Option(help="Six fields, seconds first: '0 0 3 * * *' is daily at 03:00.")],
+    parameters: Parameters = None,
+    pinned: Annotated[bool, typer.Option(help="Stay on this version instead of following the latest.")] = False,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Make it, but do not start runs.")] = False,
+    wait: Annotated[float, typer.Option(help="How long to wait for a running job before replacing, s.")] = 3600.0,
+    url: ServerUrl = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    image: Image = None,
+    check: Check = True,
+    config: Config = None,
+) -> None:
+    """Have exactly one schedule for a pipeline: no catch-up, one run at a time. Safe to repeat.
 
-        from clusterheal.errors import PermanentError
+    Example: clusterheal pipeline schedule retrain --cron '0 0 3 * * *' --set when=drifted
+    """
+    from clusterheal_pipelines import submitting
 
-        with connected(config, url, token_file, ca_file) as (backend, _):
-            runs = [backend.run(run_id)] if run_id is not None else list(islice(backend.runs(), limit))
-        for run in runs:
-            typer.echo(f"{run['run_id']} {run.get('state', '?'):<10} {run.get('created_at')} {run.get('display_name')}")
-        if run_id is not None and runs[0].get("state") in ("FAILED", "CANCELED"):
-            error = (runs[0].get("error") or {}).get("message") or "see its steps"
-            raise PermanentError(f"run {run_id} {runs[0]['state'].lower()}: {error}")
+    submitting.check_cron(cron)
+    with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
+        account = settings.pipelines.service_account
+        given = submitting.checked_parameters(package, parse_parameters(parameters or []))
+        look_before(settings, given, check=check)
+        wanted = submitting.Schedule(cron=cron, parameters=given, pinned=pinned, enabled=not disabled)
+        limit = timedelta(seconds=wait)
+        made, new = submitting.schedule(backend, name, package, wanted, account=account, wait=limit)
+    typer.echo(f"{made.get('recurring_run_id')} {'created' if new else 'unchanged'}")
+
+
+def status(
+    run_id: Annotated[str | None, typer.Argument(help="A run's id; default: the newest runs.")] = None,
+    limit: Annotated[int, typer.Option(help="How many of the newest runs to show.")] = 10,
+    url: ServerUrl = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    config: Config = None,
+) -> None:
+    """Show runs on the cluster; with a run's id, exits 1 when that run failed.
+
+    Example: clusterheal pipeline status --limit 5
+    """
+    from itertools import islice
+
+    from clusterheal.errors import PermanentError
+
+    with connected(config, url, token_file, ca_file) as (backend, _):
+        runs = [backend.run(run_id)] if run_id is not None else list(islice(backend.runs(), limit))
+    for run in runs:
+        typer.echo(f"{run['run_id']} {run.get('state', '?'):<10} {run.get('created_at')} {run.get('display_name')}")
+    if run_id is not None and runs[0].get("state") in ("FAILED", "CANCELED"):
+        error = (runs[0].get("error") or {}).get("message") or "see its steps"
+        raise PermanentError(f"run {run_id} {runs[0]['state'].lower()}: {error}")
 
 
 @contextmanager
