@@ -7,7 +7,6 @@ extent are in the file's key-value metadata, so that a file explains itself.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -171,8 +170,11 @@ def decode(data: bytes, extent: Extent, contract: FeatureContract, where: str) -
 
     names = [contract.features[i].name for i in kind_features(contract, extent.kind)]
     try:
-        metadata = parquet.read_schema(io.BytesIO(data)).metadata or {}
-        table = parquet.read_table(io.BytesIO(data), columns=names)
+        # Read in this thread, without a Python file: a thread of Arrow's pool may let go of one while the interpreter
+        # ends, waits for the GIL there, and takes the process down with it (apache/arrow#34314).
+        with parquet.ParquetFile(pa.BufferReader(data)) as file:
+            metadata = file.schema_arrow.metadata or {}
+            table = file.read(columns=names, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise _unreadable(where, exc) from exc
     if CONTRACT_KEY not in metadata or ENTITIES_KEY not in metadata:
