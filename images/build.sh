@@ -35,6 +35,7 @@ for image in "${images[@]}"; do
   "$engine" build --file "$file" --tag "$name" --build-arg "BUILD_BASE=$BUILD_BASE" --build-arg "RUNTIME_BASE=$RUNTIME_BASE" \
     --build-arg "VERSION=$tag" \
     --build-arg "GIT_COMMIT=$commit" "${extra[@]}" .
+  echo "$name: $(($("$engine" image inspect --format '{{.Size}}' "$name") >> 20)) MiB" # for the table in images/README.md
   if [ "${PUSH:-yes}" = yes ]; then
     "$engine" push "$name"
     echo "$registry/$image@$("$engine" image inspect --format '{{index .RepoDigests 0}}' "$name" | sed 's/.*@//')"

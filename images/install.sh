@@ -12,14 +12,15 @@ locked() { grep -E "^$1==" "$root/constraints.txt"; }
 
 python3 -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --quiet)
+"${pip[@]}" --upgrade pip # as scripts/setup.sh does: the bases' is old, and takes many minutes over the larger extras
 case $extra in
   pipelines | workbench) # torch first and exact: a range would pull another build
     "${pip[@]}" "$(locked torch)" ;;
 esac
 "${pip[@]}" -c "$root/constraints.txt" "${source}[${extra%-gpu}]"
-if [ "$extra" = serving-gpu ]; then # the same version, built for CUDA, with CUDA's libraries as wheels
+if [ "$extra" = serving-gpu ]; then # both builds have the same files
   "$venv/bin/python" -m pip uninstall --yes --quiet onnxruntime
-  "${pip[@]}" "$(locked onnxruntime | sed 's/^onnxruntime==\(.*\)/onnxruntime-gpu[cuda,cudnn]==\1/')"
+  "${pip[@]}" -c "$root/constraints.txt" -c "$root/images/constraints-gpu.txt" "onnxruntime-gpu[cuda,cudnn]"
 fi
 "$venv/bin/python" -m pip check
 # Nothing installs packages in a running image, but for the workbench's people.
