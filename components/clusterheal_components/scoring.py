@@ -53,9 +53,11 @@ def run_over_window(dataset: Path, name: str, scores: Path, *, hours: float) -> 
 
 def _detections(runtime: Any, panel: FeaturePanel, origins: range, target: Path) -> dict[str, float]:
     columns: dict[str, list[Any]] = {"time": [], "entity": [], "score": [], "confidence": [], "alarm": []}
+    memory = None
     for origin in origins:
         inputs = model_inputs(panel, origin=origin)
-        answer = _run(runtime, inputs)
+        answer = _run(runtime, inputs, memory=memory)
+        memory = answer.get("memory_after")
         columns["time"].append(inputs.timestamp)
         columns["entity"].extend(inputs.entity)
         for name in ("score", "confidence", "alarm"):
@@ -130,9 +132,16 @@ def _path(runtime: Any, panel: FeaturePanel, origin: int) -> tuple[npt.NDArray[n
     return path, np.isfinite(panel.values[:, origin + 1 : origin + 1 + path.shape[1]])
 
 
-def _run(runtime: Any, inputs: ModelInputs) -> dict[str, npt.NDArray[Any]]:
-    """The answer for any number of entities; a model takes a bounded number of rows at a time."""
+def _run(
+    runtime: Any, inputs: ModelInputs, *, memory: npt.NDArray[np.float32] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """The answer for any number of entities; a model takes a bounded number of rows at a time.
+
+    `memory`: what the answer at the step before asked for; `None` judges the windows by themselves.
+    """
     tensors, rows = inputs.tensors(), len(inputs.entity)
+    if memory is not None:
+        tensors["memory"] = memory
     parts = [
         runtime.run({key: value[start : start + ROWS] for key, value in tensors.items()})
         for start in range(0, rows, ROWS)

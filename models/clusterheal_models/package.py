@@ -15,8 +15,11 @@ from clusterheal.errors import PackageInvalid
 MAX_MODEL_BYTES = 64 * 1024 * 1024  # ours have under a million parameters, 4 MB
 MIN_OPSET, MAX_OPSET = 13, 23  # what the oldest and newest onnxruntime we serve on agree about
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-GRAPH_INPUTS = {"recent": "FP32", "seasonal": "FP32", "timestamp": "INT64", "entity_index": "INT64"}
-"""Inputs that a graph may declare; `entity_index` is -1 for an entity that training did not see."""
+GRAPH_INPUTS = {"recent": "FP32", "seasonal": "FP32", "timestamp": "INT64", "entity_index": "INT64", "memory": "FP32"}
+"""Inputs that a graph may declare; `entity_index` is -1 for an entity that training did not see. `memory` is what the
+output `memory_after` said at the step before, NaN where nothing is remembered; a request may leave it out."""
+
+MOST_MEMORY = 64
 
 MODEL_OUTPUTS = {
     DETECTOR: {
@@ -157,6 +160,7 @@ def _require_interface(spec: GraphSpec, package: ModelPackage, where: str) -> No
         "seasonal": (-1, len(window.season_lags), window.seasonal_steps, n_features),
         "timestamp": (-1,),
         "entity_index": (-1,),
+        "memory": (-1, -1),
     }
     for tensor in spec.inputs:
         if GRAPH_INPUTS.get(tensor.name) != tensor.datatype:
@@ -166,6 +170,7 @@ def _require_interface(spec: GraphSpec, package: ModelPackage, where: str) -> No
         _require_dims(tensor, expected[tensor.name], where)
     if not any(tensor.name == "recent" for tensor in spec.inputs):
         raise PackageInvalid(f"{where}: the graph has no input 'recent'; got {[t.name for t in spec.inputs]}")
+    _require_memory(spec, where)
     declared = {tensor.name: tensor.datatype for tensor in spec.outputs}
     wanted = MODEL_OUTPUTS.get(package.name)
     if wanted is None:
@@ -175,9 +180,21 @@ def _require_interface(spec: GraphSpec, package: ModelPackage, where: str) -> No
         raise PackageInvalid(f"{where}: {package.name} must answer {wrong}; the graph answers {declared}")
 
 
+def _require_memory(spec: GraphSpec, where: str) -> None:
+    """A graph that takes a memory gives one of the same width, and a bounded one."""
+    taken = next((t.shape[1] for t in spec.inputs if t.name == "memory"), None)
+    given = next((t.datatype for t in spec.outputs if t.name == "memory_after"), None)
+    if (taken is None) != (given is None) or given not in (None, "FP32"):
+        raise PackageInvalid(f"{where}: expected input 'memory' and FP32 output 'memory_after', or neither of them")
+    if taken is not None and not 1 <= taken <= MOST_MEMORY:
+        raise PackageInvalid(f"{where}: memory of {taken} values an entity; expected a fixed 1 to {MOST_MEMORY}")
+
+
 def _require_dims(tensor: TensorSpec, expected: tuple[int, ...], where: str) -> None:
     fits = len(tensor.shape) == len(expected) and tensor.shape[0] == -1
-    if not fits or any(have not in (-1, want) for have, want in zip(tensor.shape[1:], expected[1:], strict=True)):
+    if not fits or any(
+        want != -1 and have not in (-1, want) for have, want in zip(tensor.shape[1:], expected[1:], strict=True)
+    ):
         raise PackageInvalid(
             f"{where}: input {tensor.name!r} has shape {list(tensor.shape)}, the contract gives {list(expected)} "
             "(-1 is the batch, which must be dynamic); the graph was exported for another contract"

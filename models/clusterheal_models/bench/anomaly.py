@@ -21,7 +21,7 @@ import numpy as np
 from clusterheal.contracts import EntityKind, FeatureContract, FeaturePanel, FeatureSpec, TimeSplit, default_window
 from clusterheal.errors import InvalidInput, PermanentError
 from clusterheal_models.detector import DetectorConfig, fit
-from clusterheal_models.detector.stream import StreamConfig, StreamScores, remove_drift, score_stream
+from clusterheal_models.detector.stream import StreamScores, score_stream
 
 CALIBRATION_SHARE = 0.25
 HIT_RATES = ("hit@100", "hit@150")
@@ -82,12 +82,9 @@ def read_series(path: Path) -> Series:
     return Series(name=path.stem, panel=panel, n_train=n_train)
 
 
-def detect(series: Series, config: DetectorConfig | None = None, stream: StreamConfig | None = None) -> StreamScores:
-    """Fit on the train rows and score the test rows."""
-    chosen = stream or StreamConfig()
-    panel = remove_drift(series.panel, series.split, drift_steps=chosen.drift_steps)
-    detector = fit(panel, series.split, config)
-    return score_stream(detector, panel, 0, first=series.n_train, config=chosen)
+def detect(series: Series, config: DetectorConfig | None = None) -> StreamScores:
+    """Fit on the train rows and score the test rows, as the served graph does when it is handed its memory."""
+    return score_stream(fit(series.panel, series.split, config), series.panel, 0, first=series.n_train)
 
 
 def run(

@@ -11,6 +11,7 @@ from clusterheal.contracts import FeaturePanel
 from clusterheal_models.detector.config import DetectorConfig
 from clusterheal_models.detector.faults import inject
 from clusterheal_models.detector.graph import DetectorGraph
+from clusterheal_models.detector.memory import RARE, no_memory
 from clusterheal_models.detector.operators import squash
 from clusterheal_models.detector.tails import fit_tail, fit_typical_tail
 from clusterheal_models.detector.windows import Windows, stride
@@ -23,7 +24,6 @@ LEAST_WINDOWS = 256
 MOST_BLOCKS = 16
 STRANGERS = 4
 LEAST_SCALE = 1e-9
-RARE = 0.98
 LEAST_RARE = 0.3
 ALARM_RATIO, ALARM_RATIO_PER_DECADE = 1.65, 0.83
 ALARM_SCORE = 5.0
@@ -101,9 +101,7 @@ class Calibration:
             states, events = self._combine(row, pooled)
             held = self.held_back[row]
             _assign(self.graph.score_knots, self.graph.score_tail, row, states[held], calibrated=True)
-            middle = float(np.median(events[held]))
-            self.graph.event_middle[row] = middle
-            self.graph.event_rare[row] = max(_rare(events) - middle, LEAST_RARE)
+            self._set_memory(row, states[held], events[held], rare=_rare(events))
             self.states.append(states[held])
             self.events.append(events[held])
         # The last row is of windows that others judge; they are no time of their own.
@@ -117,10 +115,10 @@ class Calibration:
         """How many windows of the calibration time pass the threshold."""
         passed = 0
         for row, (state, event) in enumerate(zip(self.states, self.events, strict=True)):
-            index = torch.full((len(state),), row)
-            ratio = self.graph.event_ratio(torch.from_numpy(event).float(), index)
-            score = self.graph.score(torch.from_numpy(state).float(), ratio, index)
-            passed += int(((ratio >= self.graph.alarm_ratio) | (score >= self.graph.alarm_score)).sum())
+            index, seen = torch.full((len(state),), row), torch.ones(len(state))
+            both = torch.from_numpy(state).float(), torch.from_numpy(event).float()
+            kept = self.graph.remember(*both, seen, no_memory(len(state)), index)
+            passed += int(self.graph.alarm(kept.ratio, self.graph.score(kept.above, kept.ratio, index)).sum())
         return passed
 
     def days(self) -> float:
@@ -140,6 +138,14 @@ class Calibration:
             seen = residual[np.isfinite(residual[:, j]), j]
             if seen.size:
                 self.graph.band[row, j] = torch.from_numpy(np.quantile(seen, [0.1, 0.5, 0.9])).float()
+
+    def _set_memory(self, row: int, states: Float64, events: Float64, *, rare: float) -> None:
+        """Where the memories of an entity begin, and how far they move with a step."""
+        graph, config = self.graph, self.config
+        graph.state_middle[row], graph.state_step[row] = _pace(states, config.baseline_steps)
+        graph.event_middle[row], graph.event_step[row] = _pace(events, config.event_steps)
+        graph.event_rare[row] = max(rare - float(graph.event_middle[row]), LEAST_RARE)
+        graph.rare_step[row] = graph.event_rare[row] / config.rare_steps
 
     def _pool(self, row: int) -> Float64:
         raw = torch.from_numpy(np.nan_to_num(self.raw[row])).float()
@@ -168,7 +174,7 @@ class Calibration:
             kept = [i for i, (_, metrics) in enumerate(faulty) if len(metrics)]
             if kept:
                 recent = torch.from_numpy(np.stack([faulty[i][0] for i in kept]))
-                rest = (batch.seasonal[kept], batch.timestamp[kept], batch.entity_index[kept])
+                rest = (batch.seasonal[kept], batch.timestamp[kept], batch.entity_index[kept], no_memory(len(kept)))
                 scores.append(graph(recent, *rest)[0])
         if not scores:
             return torch.ones(9)
@@ -186,6 +192,12 @@ def alarm_ratio(config: DetectorConfig) -> float:
     docs/models/anomaly-benchmark.md.
     """
     return max(1.0, ALARM_RATIO - ALARM_RATIO_PER_DECADE * float(np.log10(config.false_alarms_per_day)))
+
+
+def _pace(known: Float64, steps: float) -> tuple[float, float]:
+    """The median of a statistic, and the step with which a baseline goes from there to its upper tenth in `steps`."""
+    middle = float(np.median(known))
+    return middle, (float(np.quantile(known, 0.9)) - middle) / steps
 
 
 def _rare(events: Float64) -> float:

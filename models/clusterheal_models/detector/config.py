@@ -42,6 +42,10 @@ class DetectorConfig:
     `pooled`, `pooled_common`: how many of the strongest metrics make an entity's score, by their own scale and by the
     common one.
     `max_windows`: upper bound of windows that any fitting pass looks at; longer histories are strided.
+    `baseline_steps`, `event_steps`, `rare_steps`: how many steps the baseline of the state, that of the event, and the
+    level of what is rare among events take for about one scale of their quantity.
+    `hold_seasons`: half-life of what is held of a state, as a share of the season, kept within `hold_steps`.
+    `echo`, `echo_hold`: share of the state that is held longer, and how many times longer.
     """
 
     seed: int = 7
@@ -58,15 +62,29 @@ class DetectorConfig:
     pooled_common: int = 3
     max_windows: int = 24_000
     batch: int = 1024
+    baseline_steps: float = 1000.0
+    event_steps: float = 250.0
+    rare_steps: float = 100.0
+    hold_seasons: float = 1.0 / 12.0
+    hold_steps: tuple[float, float] = (2.0, 20.0)
+    echo: float = 0.12
+    echo_hold: float = 15.0
 
     def __post_init__(self) -> None:
         if self.false_alarms_per_day <= 0:
             raise InvalidInput(f"false_alarms_per_day must be positive, got {self.false_alarms_per_day}")
         if not 0 < self.event_prior < 1:
             raise InvalidInput(f"event_prior must be in (0, 1), got {self.event_prior}")
+        if min(self.baseline_steps, self.event_steps, self.rare_steps, *self.hold_steps, self.echo_hold) < 1:
+            raise InvalidInput("steps of adaptation and of holding must be at least 1")
         for name, value in vars(self).items():
             if isinstance(value, int) and name != "seed" and value < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {value}")
+
+    def half_life(self, season_steps: int) -> float:
+        """Of what is held of a state, in steps."""
+        low, high = self.hold_steps
+        return min(max(self.hold_seasons * season_steps, low), high)
 
     @property
     def reach(self) -> int:

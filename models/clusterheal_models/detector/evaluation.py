@@ -19,6 +19,7 @@ import numpy.typing as npt
 from clusterheal.contracts import FeaturePanel, ModelPackage, TimeSplit, model_inputs
 from clusterheal.errors import DataQualityError
 from clusterheal_models.detector.faults import inject
+from clusterheal_models.detector.memory import no_memory
 from clusterheal_models.detector.peers import BAND_LEVELS, BAND_PEERS, PEERS, NaivePeers
 from clusterheal_models.evaluation import assemble, check, held_out_window
 from clusterheal_models.export import run_onnx, session
@@ -32,6 +33,11 @@ CLEAN_SHARE = 0.01
 MAGNITUDES = (1.5, 3.0, 6.0)
 MOST_ENTITIES = 256
 LOUDEST = 0.05
+WALKED = 20_000
+"""Windows that are scored step by step, with memory; and of how many entities."""
+WALKERS = 16
+SAME_ALARM = 5
+"""Steps: alarms that close are one."""
 SEED = 11
 
 Float64 = npt.NDArray[np.float64]
@@ -59,6 +65,7 @@ def evaluate_detector(package: ModelPackage, panel: FeaturePanel, split: TimeSpl
     rows = _Scorer(package, panel, some, NaivePeers.fit(known, some), rng)
     for block in np.array_split(origins, min(BLOCKS, len(origins))):
         rows.add(block)
+    walked = rows.alarms_begun(first)
     kinds = np.array([key.split("/")[0] for key in panel.entities])[some]
     missed = _compared({name: rows.missed(name) for name in ("model", *PEERS)}, kinds)
     loss = _compared(rows.band_losses(), kinds)
@@ -72,7 +79,7 @@ def evaluate_detector(package: ModelPackage, panel: FeaturePanel, split: TimeSpl
         by_kind=missed["by_kind"],
         blocks_by_kind=missed["blocks_by_kind"],
         guards=[{"primary": "band_loss", **loss}],
-        figures=rows.figures() | {"entities": len(some)},
+        figures=rows.figures() | {"entities": len(some), "alarms_begun_per_entity_day": walked},
         checks=rows.checks(),
     )
 
@@ -151,6 +158,22 @@ class _Scorer:
         for name, parts in faulty.items():
             self._faulty[name].append(np.stack(parts, -1))
 
+    def alarms_begun(self, first: int) -> float:
+        """Per entity and day of the newest held-out time, when every step is asked for and handed its memory."""
+        walkers = self._some[:WALKERS]
+        n_steps = len(self._panel.timestamps)
+        steps = range(max(first, n_steps - WALKED // len(walkers)), n_steps)
+        memory, alarms = no_memory(len(walkers)).numpy(), []
+        for origin in steps:
+            inputs = model_inputs(self._panel, origin=origin)
+            feeds = {name: getattr(inputs, name)[walkers] for name in ("recent", "seasonal", "timestamp")}
+            answer = run_onnx(self._session, {**feeds, "entity_index": self._index[: len(walkers)], "memory": memory})
+            alarms.append(answer["alarm"])
+            memory = answer["memory_after"]
+        rows = np.stack(alarms, 1)
+        begun = sum(int((np.diff(np.flatnonzero(row), prepend=-n_steps) > SAME_ALARM).sum()) for row in rows)
+        return begun / (rows.size * self._panel.contract.step_ns / 86_400e9)
+
     def _compare_bands(self, answer: Mapping[str, Any], recent: Any, seasonal: Any) -> None:
         """Losses `(n_origins, n_entities, n_features)` of the bands, NaN where one of the methods has none."""
         newest = recent[:, -1].astype(np.float64)
@@ -164,8 +187,9 @@ class _Scorer:
 
     def _run(self, recent: Any, seasonal: Any, timestamp: Any) -> Mapping[str, Any]:
         index = np.tile(self._index, len(recent) // len(self._index))
+        memory = no_memory(len(recent)).numpy()  # origins lie too far apart for one
         feeds = {"recent": recent, "seasonal": seasonal, "timestamp": timestamp, "entity_index": index}
-        answer = run_onnx(self._session, feeds)
+        answer = run_onnx(self._session, {**feeds, "memory": memory})
         score, parts = answer["score"], answer["contribution"].sum(1)
         self._nonfinite += int((~np.isfinite(score)).sum() + (~np.isfinite(answer["contribution"])).sum())
         self._gap = max(self._gap, float(np.abs(score - parts).max()))

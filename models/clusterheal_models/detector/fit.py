@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from clusterheal.contracts import FeaturePanel, TimeSplit
@@ -23,14 +22,9 @@ MIN_STEPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A fitted graph and what the calibration slice showed.
-
-    `states`, `events`: per entity the statistics of its windows in the calibration slice.
-    """
+    """A fitted graph and what the calibration slice showed."""
 
     graph: DetectorGraph
-    states: tuple[npt.NDArray[np.float64], ...]
-    events: tuple[npt.NDArray[np.float64], ...]
     calibration_days: float
     calibration_alarm_steps: int
 
@@ -65,8 +59,6 @@ def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, rep
     calibration.run()
     return Fitted(
         graph=graph,
-        states=tuple(calibration.states),
-        events=tuple(calibration.events),
         calibration_days=calibration.days(),
         calibration_alarm_steps=calibration.alarm_steps(),
     )

@@ -23,11 +23,12 @@ from clusterheal_models.detector.config import (
     STATE_WEIGHTS,
     DetectorConfig,
 )
+from clusterheal_models.detector.memory import Pace, Remembered, remember
 from clusterheal_models.detector.operators import TINY, masked, metric_error, middle, squash, unsquash
 from clusterheal_models.detector.tails import tail_score
 
 SEASON_SHARE = 1 / 4
-INPUT_NAMES = ("recent", "seasonal", "timestamp", "entity_index")
+INPUT_NAMES = ("recent", "seasonal", "timestamp", "entity_index", "memory")
 OUTPUT_NAMES = (
     "score",
     "tail_probability",
@@ -37,6 +38,7 @@ OUTPUT_NAMES = (
     "expected_low",
     "expected_median",
     "expected_high",
+    "memory_after",
 )
 
 
@@ -46,7 +48,7 @@ class Layout:
 
     `seasons`: steps back from the newest to the same time on each earlier day that is compared with, and the seasonal
     block that holds it, or `None` where the recent steps do. `season_before`: steps of a block that lie before the step
-    after the same time.
+    after the same time. `decay`, `decay_long`: what is left after a step of what is held of a state, and of its `echo`.
     """
 
     fresh_steps: int
@@ -58,6 +60,9 @@ class Layout:
     reach: int
     seasons: tuple[tuple[int, int | None], ...]
     season_before: int
+    decay: float
+    decay_long: float
+    echo: float
 
     @classmethod
     def of(cls, config: DetectorConfig, window: WindowSpec) -> Layout:
@@ -67,6 +72,7 @@ class Layout:
         otherwise vanish among those of most of a day.
         """
         recent_steps = window.recent_steps
+        half_life = config.half_life(window.season_steps)
         quarter = min(recent_steps, max(4, round(window.season_steps * SEASON_SHARE)))
         return cls(
             fresh_steps=min(config.fresh_steps, recent_steps - 1),
@@ -78,6 +84,9 @@ class Layout:
             reach=min(config.reach, recent_steps),
             seasons=_seasons(window, min(config.fresh_steps, recent_steps - 1)),
             season_before=window.seasonal_before,
+            decay=0.5 ** (1.0 / half_life),
+            decay_long=0.5 ** (1.0 / (config.echo_hold * half_life)),
+            echo=config.echo,
         )
 
 
@@ -139,8 +148,12 @@ class DetectorGraph(nn.Module):
     pool_tail: Tensor
     score_knots: Tensor
     score_tail: Tensor
+    state_middle: Tensor
+    state_step: Tensor
     event_middle: Tensor
+    event_step: Tensor
     event_rare: Tensor
+    rare_step: Tensor
     band: Tensor
     found_share: Tensor
     event_prior: Tensor
@@ -300,12 +313,23 @@ class DetectorGraph(nn.Module):
         state, event = self.combine(self.pool(evidence), row)
         return Statistics(state, event, self.share(evidence), parts)
 
-    def event_ratio(self, event: Tensor, row: Tensor) -> Tensor:
-        """Event statistic `(B,)` over its median, in multiples of what is rare for the entity."""
-        return (event - self.event_middle[row]).clamp(min=0.0) / self.event_rare[row]
+    def remember(self, state: Tensor, event: Tensor, seen: Tensor, memory: Tensor, row: Tensor) -> Remembered:
+        """Both statistics over what is remembered of the entity; see `memory.remember`."""
+        pace = Pace(
+            state_middle=self.state_middle[row],
+            state_step=self.state_step[row],
+            event_middle=self.event_middle[row],
+            event_step=self.event_step[row],
+            event_rare=self.event_rare[row],
+            rare_step=self.rare_step[row],
+            decay=self.layout.decay,
+            decay_long=self.layout.decay_long,
+        )
+        return remember(state, event, seen, memory, pace, self.layout.echo)
 
-    def score(self, state: Tensor, ratio: Tensor, row: Tensor) -> Tensor:
-        """-log10 tail probability `(B,)` of the state, and more where an event is under way."""
+    def score(self, above: Tensor, ratio: Tensor, row: Tensor) -> Tensor:
+        """-log10 tail probability `(B,)` of a state that is `above` its baseline, and more where an event is on."""
+        state = above + self.state_middle[row]
         bonus = EVENT_BONUS * (ratio - EVENT_FLOOR).clamp(min=0.0)
         return tail_score(state, self.score_knots[row], self.score_tail[row]) + bonus
 
@@ -316,14 +340,15 @@ class DetectorGraph(nn.Module):
         return real / (real + false).clamp(min=1e-30)
 
     def forward(
-        self, recent: Tensor, seasonal: Tensor, timestamp: Tensor, entity_index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The served answer, in the order of `OUTPUT_NAMES`."""
+        self, recent: Tensor, seasonal: Tensor, timestamp: Tensor, entity_index: Tensor, memory: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The served answer, in the order of `OUTPUT_NAMES`; `memory` `(B, len(MEMORY))`, NaN where there is none."""
         row = self.row(entity_index)
         state, event, share, parts = self.statistics(recent, seasonal, entity_index)
         some = (parts.fresh.sum(1) > 0).to(state.dtype)
-        ratio = self.event_ratio(event, row) * some
-        score = self.score(state, ratio, row) * some
+        kept = self.remember(state, event, some, memory, row)
+        now = self.score(kept.above, kept.ratio, row) * some
+        score = self.score(kept.held, kept.ratio, row) * some
         score = score + 0.0 * timestamp.to(score.dtype)  # keeps the input in the graph: the wire format has it
         band = [
             self.untransform(unsquash(parts.predicted + self.band[row, :, i]) * parts.scale + parts.loc)
@@ -332,13 +357,18 @@ class DetectorGraph(nn.Module):
         return (
             score,
             torch.pow(10.0, -score),
-            self.confidence(score),
-            (ratio >= self.alarm_ratio) | (score >= self.alarm_score),
+            self.confidence(now),
+            self.alarm(kept.ratio, now),
             share * score.unsqueeze(1),
             band[0],
             band[1],
             band[2],
+            kept.memory,
         )
+
+    def alarm(self, ratio: Tensor, now: Tensor) -> Tensor:
+        """Whether an event or a state is too odd; what is only held of an earlier state is no reason."""
+        return (ratio >= self.alarm_ratio) | (now >= self.alarm_score)
 
     def found(self, score: Tensor) -> Tensor:
         """Share of injected faults that score at least this, interpolated on whole scores."""
@@ -367,8 +397,12 @@ def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
         "score_knots": knots.repeat(rows, 1),
         "score_tail": torch.ones(rows),
         "trust": torch.ones(rows, n_features),
+        "state_middle": torch.zeros(rows),
+        "state_step": torch.zeros(rows),
         "event_middle": torch.zeros(rows),
+        "event_step": torch.zeros(rows),
         "event_rare": torch.ones(rows),
+        "rare_step": torch.zeros(rows),
         "band": torch.zeros(rows, n_features, 3),
         "found_share": torch.ones(9),
         "event_prior": torch.tensor(0.05),

@@ -15,6 +15,7 @@ from clusterheal_models.detector.card import model_card
 from clusterheal_models.detector.config import PIECES, DetectorConfig
 from clusterheal_models.detector.fit import Fitted, fit_graph
 from clusterheal_models.detector.graph import OUTPUT_NAMES
+from clusterheal_models.detector.memory import MEMORY, no_memory
 from clusterheal_models.export import check_parity, export_onnx, write_package
 from clusterheal_models.progress import Progress, ProgressCallback
 
@@ -40,7 +41,7 @@ class Detector:
         graph, example = self.fitted.graph, self.sample_inputs()
         export_onnx(graph, example, directory / "model.onnx", output_names=OUTPUT_NAMES)
         outputs = check_parity(graph, directory / "model.onnx", example, output_names=OUTPUT_NAMES)
-        inputs = {name: example[name].numpy() for name in ("recent", "seasonal", "timestamp")}
+        inputs = {name: example[name].numpy() for name in ("recent", "seasonal", "timestamp", "memory")}
         inputs["entity"] = np.array([self.panel.entities[i] for i in example["entity_index"]], dtype=object)
         calibration, metrics = self.calibration(), self.metrics()
         return write_package(
@@ -65,6 +66,7 @@ class Detector:
             "event_prior": self.config.event_prior,
             "found_share_at_score": [float(v) for v in self.fitted.graph.found_share],
             "pieces": list(PIECES),
+            "memory": list(MEMORY),
             "config": asdict(self.config),
             "train_end_ns": self.split.train_end_ns,
             "calibration_end_ns": self.split.calibration_end_ns,
@@ -82,12 +84,16 @@ class Detector:
         """The graph's inputs for a few entities at the panel's end; at least two rows, so that the batch stays free."""
         inputs = model_inputs(self.panel)
         rows = np.arange(max(2, min(SAMPLE_ROWS, len(inputs.entity)))) % len(inputs.entity)
-        return {
+        tensors = {
             "recent": torch.from_numpy(inputs.recent[rows]),
             "seasonal": torch.from_numpy(inputs.seasonal[rows]),
             "timestamp": torch.from_numpy(inputs.timestamp[rows]),
             "entity_index": torch.from_numpy(rows.astype(np.int64)),
+            "memory": no_memory(len(rows)),
         }
+        with torch.no_grad():  # the first row is asked for the first time, the others are asked again
+            tensors["memory"][1:] = self.fitted.graph(*tensors.values())[-1][1:]
+        return tensors
 
 
 def fit(

@@ -1,12 +1,7 @@
-"""Scoring a long stream: the served graph over sliding windows, plus what only a stream can remember.
+"""Scoring a long stream at once: what the served graph answers when it is asked at every step and handed its memory.
 
-A request to the served model is judged by itself. A stream adds memories, each causal and bounded:
-
-- `remove_drift` follows every metric's level slowly, in steps of at most one robust scale over `drift_steps`, so that a
-  metric that has settled elsewhere stops alarming after days, while one wild sample moves nothing;
-- the baselines of the state and of the events, and what is rare among events, move by a fixed small step up or down,
-  however large a value is, so that a flood of anomalies drags them no faster than ordinary noise does;
-- the state that an entity shows decays instead of dropping: trouble that pauses for a minute is still the same trouble.
+The graph sees all windows together; only the memories are followed step by step, outside it. That the answers are those
+of the graph asked step by step is tested.
 """
 
 from __future__ import annotations
@@ -17,35 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clusterheal.contracts import FeaturePanel, Float32, TimeSplit
-from clusterheal_models.detector.calibrate import RARE
+from clusterheal.contracts import FeaturePanel, Float32
+from clusterheal_models.detector.memory import LEAST_LEVEL, RARE
 from clusterheal_models.detector.model import Detector
-from clusterheal_models.detector.operators import squash, unsquash
-from clusterheal_models.detector.scaling import robust_spread
 from clusterheal_models.detector.windows import Windows
 
-LEAST_LEVEL = 0.05
-
 Float64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """`drift_steps`, `baseline_steps`: how many steps an adaptation takes for about one scale of its quantity.
-
-    `event_steps`, `rare_steps`: the same for the event's baseline, and for what is rare among events.
-    `hold_seasons`: half-life of what is held of a state, as a share of the season, kept within `hold_steps`.
-    `echo`, `echo_hold`: share of the state that is held longer, and how many times longer.
-    """
-
-    drift_steps: float = 1000.0
-    baseline_steps: float = 1000.0
-    event_steps: float = 250.0
-    rare_steps: float = 100.0
-    hold_seasons: float = 1.0 / 12.0
-    hold_steps: tuple[float, float] = (2.0, 20.0)
-    echo: float = 0.12
-    echo_hold: float = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,31 +29,11 @@ class StreamScores:
     contribution: Float32
 
 
-def remove_drift(panel: FeaturePanel, split: TimeSplit, *, drift_steps: float) -> FeaturePanel:
-    """The panel with every metric's slow drift away from its training level taken out, causally.
-
-    A row depends on no later row of the time after `split.train_end_ns`; location and scale come from the time before.
-    """
-    n_train = len(panel.between(None, split.train_end_ns).timestamps)
-    values = np.empty_like(panel.values)
-    for e in range(len(panel.entities)):
-        x = panel.values[e].astype(np.float64)
-        loc, spread = robust_spread(x[:n_train])
-        z = squash(torch.from_numpy((x - loc) / spread)).numpy()
-        drift, rate = np.zeros(x.shape[1]), 1.0 / drift_steps
-        for t, row in enumerate(z):
-            away = row - drift
-            z[t] = away
-            drift += rate * np.nan_to_num(np.clip(away, -1.0, 1.0))
-        values[e] = (loc + spread * unsquash(torch.from_numpy(z)).numpy()).astype(np.float32)
-    return FeaturePanel(values=values, timestamps=panel.timestamps, entities=panel.entities, contract=panel.contract)
-
-
 def follow_baseline(statistic: Float64, start: float, step: float) -> Float64:
     """The statistic over a baseline that began at `start` and moves by `step` towards it after each row."""
     out = np.empty_like(statistic)
     moved = 0.0
-    for t, value in enumerate(statistic):
+    for t, value in enumerate(statistic.tolist()):
         out[t] = value - moved
         moved += step if value > start + moved else -step
     return out
@@ -94,61 +46,57 @@ def follow_rare(values: Float64, *, start: float, step: float) -> Float64:
     """
     out = np.empty_like(values)
     level = start
-    for t, value in enumerate(values):
+    for t, value in enumerate(values.tolist()):
         out[t] = level
         level = max(level + (RARE * step if value > level else -(1.0 - RARE) * step), LEAST_LEVEL)
     return out
 
 
-def hold(score: Float64, half_life: float) -> Float64:
-    """Each score, or an earlier one that halves every `half_life` steps, whichever is larger."""
+def hold(score: Float64, decay: float) -> Float64:
+    """Each score, or what is left of an earlier one, of which a step leaves `decay`, whichever is larger."""
     out = np.empty_like(score)
-    kept, decay = 0.0, 0.5 ** (1.0 / half_life)
-    for t, value in enumerate(score):
-        kept = max(float(value), kept * decay)
+    kept = 0.0
+    for t, value in enumerate(score.tolist()):
+        kept = max(value, kept * decay)
         out[t] = kept
     return out
 
 
 @torch.no_grad()
-def score_stream(
-    detector: Detector, panel: FeaturePanel, entity: int, *, first: int, config: StreamConfig | None = None
-) -> StreamScores:
+def score_stream(detector: Detector, panel: FeaturePanel, entity: int, *, first: int) -> StreamScores:
     """Score every row from `first` on of an entity that the detector was trained on.
 
-    `panel` has the detector's entities in its order, and comes from `remove_drift` where the detector was fitted so.
+    `panel` has the detector's entities in its order.
     """
-    chosen = config or StreamConfig()
     graph = detector.fitted.graph
+    layout = graph.layout
     graph.all_known = True
-    states, events, shares = [], [], []
+    states, events, shares, seen = [], [], [], []
     for batch in Windows(panel, entity).batches(np.arange(first, len(panel.timestamps)), detector.config.batch):
         state, event, share, parts = graph.statistics(batch.recent, batch.seasonal, batch.entity_index)
-        seen = parts.fresh.amax(1)
-        states.append((state * seen).double().numpy())
-        events.append((event * seen).double().numpy())
-        shares.append((share * seen.unsqueeze(1)).numpy())
+        states.append(state.double().numpy())
+        events.append(event.double().numpy())
+        shares.append(share.numpy())
+        seen.append(parts.fresh.amax(1).numpy() > 0)
     graph.all_known = False
-    middle, above = _above(np.concatenate(states), detector.fitted.states[entity], chosen.baseline_steps)
-    _, sudden = _above(np.concatenate(events), detector.fitted.events[entity], chosen.event_steps)
-    rare = float(graph.event_rare[entity])
-    ratio = torch.from_numpy(sudden / follow_rare(sudden, start=rare, step=rare / chosen.rare_steps)).float()
-    low, high = chosen.hold_steps
-    half_life = float(np.clip(chosen.hold_seasons * panel.contract.window.season_steps, low, high))
-    held = hold(above, half_life) + chosen.echo * hold(above, chosen.echo_hold * half_life)
-    held /= 1.0 + chosen.echo
+    some = np.concatenate(seen)
+    above = _above(np.concatenate(states), some, float(graph.state_middle[entity]), float(graph.state_step[entity]))
+    sudden = _above(np.concatenate(events), some, float(graph.event_middle[entity]), float(graph.event_step[entity]))
+    rare = np.ones_like(sudden)
+    rare[some] = follow_rare(sudden[some], start=float(graph.event_rare[entity]), step=float(graph.rare_step[entity]))
+    ratio = torch.from_numpy(sudden / rare).float()
+    held = (hold(above, layout.decay) + layout.echo * hold(above, layout.decay_long)) / (1.0 + layout.echo)
     row = torch.full((len(above),), entity)
-    at_once, score = (graph.score(torch.from_numpy(x + middle).float(), ratio, row) for x in (above, held))
-    alarm = (ratio >= graph.alarm_ratio) | (at_once >= graph.alarm_score)
+    now, score = (graph.score(torch.from_numpy(x).float(), ratio, row) * torch.from_numpy(some) for x in (above, held))
     return StreamScores(
         score=score.double().numpy(),
-        alarm=alarm.numpy(),
+        alarm=graph.alarm(ratio, now).numpy(),
         contribution=(np.concatenate(shares) * score.numpy()[:, None]).astype(np.float32),
     )
 
 
-def _above(statistic: Float64, known: Float64, steps: float) -> tuple[float, Float64]:
-    """The calibration slice's median, and by how much the statistic exceeds the baseline that began there."""
-    middle = float(np.median(known))
-    step = (float(np.quantile(known, 0.9)) - middle) / steps
-    return middle, np.maximum(follow_baseline(statistic, middle, step) - middle, 0.0)
+def _above(statistic: Float64, seen: npt.NDArray[np.bool_], middle: float, step: float) -> Float64:
+    """By how much the statistic exceeds its baseline; 0, and nothing learned, where the entity had no sample."""
+    above = np.zeros_like(statistic)
+    above[seen] = np.maximum(follow_baseline(statistic[seen], middle, step) - middle, 0.0)
+    return above

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from clusterheal.contracts import FeaturePanel, Float32, Int64
+from clusterheal_models.detector.memory import no_memory
 
 Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Requests for one entity at ascending origins; tensors as `DetectorGraph.forward` takes them."""
+    """Requests for one entity at ascending origins, of which nothing is remembered."""
 
     recent: Tensor
     seasonal: Tensor
@@ -25,8 +26,9 @@ class Batch:
     entity_index: Tensor
     origins: Index
 
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.recent, self.seasonal, self.timestamp, self.entity_index
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As `DetectorGraph.forward` takes them."""
+        return self.recent, self.seasonal, self.timestamp, self.entity_index, no_memory(len(self.origins))
 
 
 class Windows:

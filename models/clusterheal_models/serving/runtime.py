@@ -76,8 +76,8 @@ class Runtime:
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The graph's outputs for a request.
 
-        `tensors`: by wire name; `entity` may be absent (all unknown) and names beyond the graph's inputs are ignored,
-        since one request serves both models.
+        `tensors`: by wire name; `entity` may be absent (all unknown), and so may `memory` (nothing is remembered).
+        Names beyond the graph's inputs are ignored, since one request serves both models.
 
         Raises:
             InvalidInput: a tensor is missing, or of the wrong type or shape.
@@ -97,13 +97,16 @@ class Runtime:
             if spec.name == "entity_index" and spec.name not in tensors:
                 feeds[spec.name] = self._entity_index(tensors.get("entity"), batch)
                 continue
+            if spec.name == "memory" and spec.name not in tensors:
+                feeds[spec.name] = np.full((batch, spec.shape[1]), np.nan, np.float32)
+                continue
             if spec.name not in tensors:
                 raise InvalidInput(f"{self.name}: the request lacks the input {spec.name!r}; got {sorted(tensors)}")
             feeds[spec.name] = self._checked(spec, tensors[spec.name], batch)
         return feeds
 
     def _checked(self, spec: TensorSpec, tensor: Tensor, batch: int) -> Tensor:
-        expected = self._shape(spec.name, batch)
+        expected = (batch, spec.shape[1]) if spec.name == "memory" else self._shape(spec.name, batch)
         if datatype_of(tensor) != spec.datatype or tensor.shape != expected:
             raise InvalidInput(
                 f"{self.name}: input {spec.name!r} must be {spec.datatype} {list(expected)}, "
@@ -190,7 +193,10 @@ def _require_answers(runtime: Runtime, answers: Mapping[str, Tensor], *, batch: 
     shapes: dict[str, tuple[int, ...]] = {"levels": (levels,), "quantiles": (batch, horizon, n_features, levels)}
     for name in ("contribution", "expected_low", "expected_median", "expected_high"):
         shapes[name] = (batch, n_features)
-    for name in MODEL_OUTPUTS[runtime.name]:
+    memory = next((spec.shape[1] for spec in runtime.graph.inputs if spec.name == "memory"), None)
+    if memory is not None:
+        shapes["memory_after"] = (batch, memory)
+    for name in (*MODEL_OUTPUTS[runtime.name], *(["memory_after"] if memory is not None else [])):
         expected = shapes.get(name, (batch,))
         if answers[name].shape != expected:
             raise PackageInvalid(

@@ -24,8 +24,11 @@ NORMAL_QUANTILES = (-1.645, -1.282, -0.842, -0.385, 0.0, 0.385, 0.842, 1.282, 1.
 
 
 def toy_detector(directory: Path, contract: FeatureContract, *, alarm_score: float = 3.0) -> ModelPackage:
-    """A sealed `anomaly-detector` package: per-feature z-score of the newest sample; contributions add up."""
-    graph = _Graph(contract)
+    """A sealed `anomaly-detector` package: per-feature z-score of the newest sample; contributions add up.
+
+    Its memory counts how often it was handed in.
+    """
+    graph = _Graph(contract, memory=1)
     last, mean, spread = graph.window_statistics()
     distance = graph.op("Abs", graph.op("Div", graph.op("Sub", last, mean), spread))
     known = graph.op("Not", graph.op("IsNaN", distance))
@@ -40,6 +43,9 @@ def toy_detector(directory: Path, contract: FeatureContract, *, alarm_score: flo
     graph.output("expected_low", graph.op("Sub", mean, width), "FP32", 2)
     graph.output("expected_median", graph.op("Identity", mean), "FP32", 2)
     graph.output("expected_high", graph.op("Add", mean, width), "FP32", 2)
+    nothing, one = graph.constant(np.float32(0)), graph.constant(np.float32(1))
+    before = graph.op("Where", graph.op("IsNaN", "memory"), nothing, "memory")
+    graph.output("memory_after", graph.op("Add", before, one), "FP32", 2)
     return write_package(directory, DETECTOR, contract, graph.build(), entities=["workload/shop/cart"])
 
 
@@ -92,14 +98,16 @@ def toy_inputs(contract: FeatureContract, *, batch: int, seed: int = 0) -> dict[
         "seasonal": rng.normal(10, 1, shape).astype(np.float32),
         "timestamp": np.full(batch, 1_700_000_000_000_000_000, np.int64),
         "entity_index": np.full(batch, -1, np.int64),
+        "memory": np.full((batch, 1), np.nan, np.float32),
     }
 
 
 class _Graph:
     """Collects nodes under generated names."""
 
-    def __init__(self, contract: FeatureContract) -> None:
+    def __init__(self, contract: FeatureContract, *, memory: int = 0) -> None:
         self.contract = contract
+        self.memory = memory
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.outputs: list[Any] = []
@@ -156,6 +164,8 @@ class _Graph:
             "timestamp": (TensorProto.INT64, ["batch"]),
             "entity_index": (TensorProto.INT64, ["batch"]),
         }
+        if self.memory:
+            shapes["memory"] = (TensorProto.FLOAT, ["batch", self.memory])
         inputs = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in shapes.items()]
         graph = helper.make_graph(self.nodes, "toy", inputs, self.outputs, self.constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)

@@ -11,6 +11,7 @@ from clusterheal.engine.signals.live import LiveScorer
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.errors import ClusterhealError, ContractMismatch, PermanentError
 from clusterheal.inference.client import InferenceClient
+from clusterheal.inference.memory import RememberingDetector
 from clusterheal.metrics.client import PrometheusClient
 from clusterheal.metrics.live import LiveWindow
 from clusterheal.settings import InferenceSettings
@@ -73,7 +74,9 @@ class ServedModels:
             await self.aclose()
             self._clients = {n: InferenceClient(u, contract, settings=self._settings) for n, u in self._urls.items()}
             window = LiveWindow(self._prometheus, contract, follow=self._follow)
-            self._live = LiveScorer(window, self._clients.get(DETECTOR), self._clients.get(FORECASTER))
+            detector = self._clients.get(DETECTOR)
+            remembering = None if detector is None else RememberingDetector(detector, contract)
+            self._live = LiveScorer(window, remembering, self._clients.get(FORECASTER))
             log.info("models connected", extra={"contract": contract.sha256[:12], "models": sorted(self._urls)})
         self._checked_at = now
         return self._live

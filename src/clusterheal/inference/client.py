@@ -6,7 +6,7 @@ import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import numpy as np
@@ -18,6 +18,9 @@ from clusterheal.errors import ContractMismatch, InvalidInput, PermanentError, R
 from clusterheal.inference.verdicts import detections, forecasts
 from clusterheal.inference.wire import LENGTH_HEADER, Answer, binary_request, json_request, parse_answer
 from clusterheal.settings import InferenceSettings
+
+if TYPE_CHECKING:
+    from clusterheal.inference.memory import DetectorMemory
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +87,10 @@ class InferenceClient:
         if self._grpc is not None:
             await self._grpc.aclose()
 
-    async def detect(self, inputs: ModelInputs) -> list[Detection]:
+    async def detect(self, inputs: ModelInputs, *, memory: DetectorMemory | None = None) -> list[Detection]:
         """The detector's verdict per row; rows without any sample have none.
+
+        `memory` is for a caller that asks round by round; without it each window is judged by itself.
 
         Raises:
             ContractMismatch: the served model was trained for other features.
@@ -96,7 +101,14 @@ class InferenceClient:
         contract = self._require_contract()
         found: list[Detection] = []
         for part in self._parts(inputs):
-            found += detections(await self.infer(DETECTOR, part.tensors()), part, contract)
+            tensors = part.tensors()
+            handed_in = None if memory is None else memory.handed_in(part)
+            if handed_in is not None:
+                tensors["memory"] = handed_in
+            answer = await self.infer(DETECTOR, tensors)
+            found += detections(answer, part, contract)
+            if memory is not None:
+                memory.keep(part, handed_in, answer)
         return found
 
     async def forecast(self, inputs: ModelInputs) -> list[Forecast]:

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from clusterheal.contracts import FeatureContract, ModelInputs, ModelPackage
 from clusterheal.errors import ContractMismatch, InvalidInput
 from clusterheal.inference.client import InferenceClient
 from clusterheal.inference.grpc import message_classes
+from clusterheal.inference.memory import DetectorMemory
 from clusterheal.rollout.probe import check_golden
 from clusterheal.settings import InferenceSettings
 
@@ -63,6 +65,24 @@ async def test_every_transport_answers_as_the_model_itself(
     assert [d.score for d in found] == pytest.approx(expected["score"].tolist())
     assert forecasts[0].quantiles.shape == (4, 3, 9)
     assert found[0].model_version == "v000001"
+
+
+@pytest.mark.parametrize("transport", ["binary", "json", "grpc"])
+async def test_a_memory_is_handed_back_and_forth(served: Served, contract: FeatureContract, transport: str) -> None:
+    """The toy's memory counts how often it was handed in; an entity that is new in a round begins anew."""
+    tensors = toy_inputs(contract, batch=2)
+    memory = DetectorMemory(contract)
+    async with client_for(served, transport, contract) as client:
+        for round_ in range(3):
+            inputs = ModelInputs(
+                recent=tensors["recent"],
+                seasonal=tensors["seasonal"],
+                timestamp=tensors["timestamp"] + round_ * contract.step_ns,
+                entity=("node/0", f"node/new-{round_}"),
+            )
+            assert len(await client.detect(inputs, memory=memory)) == 2
+    later = replace(inputs, timestamp=inputs.timestamp + contract.step_ns)
+    np.testing.assert_array_equal(memory.handed_in(later), [[3.0], [1.0]])
 
 
 @pytest.mark.parametrize("transport", ["binary", "json", "grpc"])

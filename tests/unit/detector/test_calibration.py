@@ -7,6 +7,7 @@ import pytest
 import torch
 from clusterheal_models.detector import Detector, DetectorConfig
 from clusterheal_models.detector.calibrate import alarm_ratio
+from clusterheal_models.detector.memory import no_memory
 from clusterheal_models.detector.stream import follow_rare
 from clusterheal_models.detector.tails import fit_tail, fit_typical_tail
 
@@ -53,6 +54,7 @@ def test_an_event_raises_the_score_and_alarms_where_the_state_alone_would_not(de
     ratio = torch.tensor([0.0, float(graph.alarm_ratio)])
     calm, event = graph.score(torch.full((2,), 1.0), ratio, row).tolist()
     assert event > calm
-    assert graph.event_ratio(graph.event_middle[row] + graph.alarm_ratio * graph.event_rare[row], row)[
-        0
-    ] == pytest.approx(float(graph.alarm_ratio))
+    statistic = graph.event_middle[row] + graph.alarm_ratio * graph.event_rare[row]
+    kept = graph.remember(graph.state_middle[row], statistic, torch.ones(2), no_memory(2), row)
+    assert kept.ratio.tolist() == pytest.approx([float(graph.alarm_ratio)] * 2)
+    assert (kept.above == 0).all()

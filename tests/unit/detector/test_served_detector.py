@@ -15,6 +15,7 @@ import pytest
 import torch
 from clusterheal_models.detector import Detector, fit
 from clusterheal_models.detector.graph import OUTPUT_NAMES
+from clusterheal_models.detector.memory import no_memory
 from clusterheal_models.detector.windows import Windows
 from clusterheal_models.evaluation import evaluate
 from clusterheal_models.export import run_onnx, session
@@ -32,7 +33,8 @@ def ask(package: ModelPackage, inputs: ModelInputs, *, unknown: bool = False) ->
     listed = {key: i for i, key in enumerate(package.calibration["entities"])}
     index = np.array([-1 if unknown else listed.get(key, -1) for key in inputs.entity], np.int64)
     tensors = {"recent": inputs.recent, "seasonal": inputs.seasonal, "timestamp": inputs.timestamp}
-    return run_onnx(loaded(package.path), {**tensors, "entity_index": index})
+    memory = no_memory(len(index)).numpy()
+    return run_onnx(loaded(package.path), {**tensors, "entity_index": index, "memory": memory})
 
 
 @cache
@@ -53,6 +55,7 @@ def test_onnx_answers_what_torch_answers(detector: Detector, package: ModelPacka
             expected = detector.fitted.graph(
                 *(torch.from_numpy(x) for x in (inputs.recent, inputs.seasonal, inputs.timestamp)),
                 torch.arange(len(panel.entities)),
+                no_memory(len(panel.entities)),
             )
         answer = ask(package, inputs)
         for name, want in zip(OUTPUT_NAMES, expected, strict=True):
@@ -265,6 +268,7 @@ def test_it_beats_the_naive_peers_on_injected_faults(
     (guard,) = result["guards"]
     assert guard["score"] < min(guard["peers"].values())
     assert 0.75 <= result["figures"]["band_coverage80"] <= 0.85
+    assert result["figures"]["alarms_begun_per_entity_day"] <= 1.0
 
 
 def test_a_detector_of_noise_is_refused_by_the_gate(panel: FeaturePanel, split: TimeSplit, tmp_path: Path) -> None:

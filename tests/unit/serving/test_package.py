@@ -87,9 +87,28 @@ def _missing_output(model: Any) -> None:
     del model.graph.output[1]
 
 
+def _memory(model: Any) -> Any:
+    return next(entry for entry in model.graph.input if entry.name == "memory").type.tensor_type
+
+
+def _huge_memory(model: Any) -> None:
+    _memory(model).shape.dim[1].dim_value = 1_000_000_000
+
+
+def _memory_of_any_width(model: Any) -> None:
+    _memory(model).shape.dim[1].ClearField("dim_value")
+
+
+def _memory_that_is_not_given_back(model: Any) -> None:
+    model.graph.output[-1].name = "memory_of_somebody"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_huge_memory, "memory of 1000000000 values an entity"),
+        (_memory_of_any_width, "memory of -1 values an entity"),
+        (_memory_that_is_not_given_back, "'memory_after', or neither"),
         (_old_opset, "opset 7, expected 13"),
         (_future_opset, "opset 99"),
         (_custom_operator, "com.attacker::"),

@@ -69,6 +69,7 @@ def test_the_version_is_the_registrys_or_the_packages_hash(
         (lambda t: t.update(recent=np.zeros((MAX_BATCH + 1, 8, 3), np.float32)), "split the request"),
         (lambda t: t.update(seasonal=t["seasonal"][:1]), r"'seasonal' must be FP32 \[2, 2, 5, 3\]"),
         (lambda t: t.update(timestamp=t["timestamp"].astype(np.float32)), "'timestamp' must be INT64"),
+        (lambda t: t.update(memory=np.zeros((2, 7), np.float32)), r"'memory' must be FP32 \[2, 1\]"),
         (lambda t: (t.pop("entity_index"), t.update(entity=np.array(["a"], object))), r"'entity' must be BYTES \[2\]"),
     ],
 )
@@ -79,6 +80,16 @@ def test_tensors_that_do_not_fit_are_refused(
     change(tensors)
     with pytest.raises(InvalidInput, match=message):
         runtime.run(tensors)
+
+
+def test_a_request_without_memory_is_answered_as_if_nothing_were_remembered(
+    runtime: Runtime, contract: FeatureContract
+) -> None:
+    tensors = toy_inputs(contract, batch=2)
+    with_nothing = runtime.run(tensors)
+    del tensors["memory"]
+    for name, array in runtime.run(tensors).items():
+        np.testing.assert_array_equal(array, with_nothing[name])
 
 
 def test_a_request_without_the_contracts_hash_is_told_where_to_find_it(runtime: Runtime) -> None:
