@@ -114,10 +114,9 @@ def scaled_down() -> ForecasterConfig:
 
 def measure(panel: FeaturePanel, device: torch.device, *, config: ForecasterConfig) -> list[Row]:
     split = TimeSplit.by_fraction(panel.timestamps)
-    options = {"device": device.type} if "device" in DetectorConfig.__dataclass_fields__ else {}
     trainings: dict[str, Callable[[], Any]] = {
         "forecaster": lambda: fit_forecaster(panel, split, config),
-        "detector": lambda: fit_detector(panel, split, DetectorConfig(**options)),
+        "detector": lambda: fit_detector(panel, split, DetectorConfig(device=device.type)),
     }
     name = device_name(device) or "CPU"
     return [timed(what, name, panel.values.size, run, watch=device.type == "cuda") for what, run in trainings.items()]

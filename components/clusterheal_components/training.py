@@ -31,13 +31,13 @@ def train_detector(
 ) -> dict[str, Any]:
     """Fit the anomaly detector on the snapshot and export its package to `model`.
 
-    `device` and `max_seconds` bound the forecaster's training; the detector is fitted in closed form, on the CPU.
+    `max_seconds` bounds the forecaster's training; the detector is fitted in closed form, in seconds.
     """
     from clusterheal_models.detector import DetectorConfig, fit
 
     _device(device, accelerators)
     snapshot = _open(dataset)
-    fitted = fit(snapshot.panel, snapshot.split, DetectorConfig(seed=seed))
+    fitted = fit(snapshot.panel, snapshot.split, DetectorConfig(seed=seed, device=device))
     return _describe(fitted.export(_empty(model)), snapshot)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +16,7 @@ from clusterheal_models.detector.graph import DetectorGraph
 from clusterheal_models.detector.memory import RARE, no_memory
 from clusterheal_models.detector.operators import squash
 from clusterheal_models.detector.tails import fit_tail, fit_typical_tail
-from clusterheal_models.detector.windows import Windows, stride
+from clusterheal_models.detector.windows import Batch, Windows, stride
 
 Index = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -35,11 +37,18 @@ class Calibration:
     `raw` per entity `(n, P, F)` with NaN where a metric had no fresh sample, `residual` `(n, F)` of the newest step;
     `held_back` marks windows whose origin lies in the calibration time, `blocks` tells stretches of a season or more
     apart. The last of each has windows of all entities, looked at as if nobody knew them: they calibrate the row for
-    entities without history. `states`, `events` are per entity, of the calibration time, once `run` has been called.
+    entities without history. Windows are looked at on `device`, those of several entities at once where they are few.
+    `states`, `events` are per entity, of the calibration time, once `run` has been called.
     """
 
     def __init__(
-        self, graph: DetectorGraph, panel: FeaturePanel, n_train: int, n_known: int, config: DetectorConfig
+        self,
+        graph: DetectorGraph,
+        panel: FeaturePanel,
+        n_train: int,
+        n_known: int,
+        config: DetectorConfig,
+        device: torch.device,
     ) -> None:
         self.graph, self.panel, self.config = graph, panel, config
         self.n_train, self.n_known = n_train, n_known
@@ -54,9 +63,14 @@ class Calibration:
         # Windows of the first steps look back into nothing.
         first = min(graph.layout.reach, n_train // 2)
         origins = np.concatenate([stride(first, n_train, each // 2), stride(n_train, n_known, each // 2)])
+        graph.to(device)
         graph.all_known = True
-        for entity in range(len(panel.entities)):
-            self._add([(entity, origins)], seasons, known=True)
+        together = max(1, config.batch // len(origins))
+        for first_entity in range(0, len(panel.entities), together):
+            some_entities = range(first_entity, min(first_entity + together, len(panel.entities)))
+            windows = [(entity, origins) for entity in some_entities]
+            for (entity, _), looked in zip(windows, self._look(windows, known=True), strict=True):
+                self._add([(entity, origins)], [looked], seasons)
         graph.all_known = False
         some = [
             (entity, origins[entity % thin :: thin])
@@ -66,30 +80,40 @@ class Calibration:
         # Strangers may move far less than the known ones do: their scale is their window's alone here.
         least = graph.scale[-1].clone()
         graph.scale[-1] = LEAST_SCALE
-        self._add(some, seasons, known=False)
+        self._add(some, self._look(some, known=False), seasons)
         graph.scale[-1] = least
+        graph.to("cpu")
 
-    def _add(self, windows: list[tuple[int, Index]], seasons: int, *, known: bool) -> None:
-        """Look at windows `(entity, origins)` that are to be judged by one row of the tables."""
-        looked = [self._look(entity, origins, known=known) for entity, origins in windows]
+    def _add(self, windows: list[tuple[int, Index]], looked: list[tuple[Float64, Float64]], seasons: int) -> None:
+        """Windows `(entity, origins)` that are to be judged by one row of the tables, and what was seen in them."""
         self.raw.append(np.concatenate([raw for raw, _ in looked]))
         self.residual.append(np.concatenate([residual for _, residual in looked]))
         self.held_back.append(np.concatenate([origins >= self.n_train for _, origins in windows]))
         blocks = [entity * seasons + origins * seasons // self.n_known for entity, origins in windows]
         self.blocks.append(np.concatenate(blocks))
 
-    def _look(self, entity: int, origins: Index, *, known: bool) -> tuple[Float64, Float64]:
+    def _look(self, windows: list[tuple[int, Index]], *, known: bool) -> list[tuple[Float64, Float64]]:
+        """Raw deviations and residuals of each entity's windows; a batch holds those of several entities."""
         raw, residual = [], []
-        for batch in Windows(self.panel, entity, entity_index=None if known else -1).batches(
-            origins, self.config.batch
-        ):
+        for batch in self._batches(windows, known=known):
             parts = self.graph.parts(batch.recent, batch.seasonal, self.graph.row(batch.entity_index))
-            values = parts.raw.double().numpy()
-            values[np.broadcast_to(parts.fresh.numpy()[:, None] == 0, values.shape)] = np.nan
-            raw.append(values)
+            absent = (parts.fresh == 0).unsqueeze(1)
+            raw.append(parts.raw.masked_fill(absent, torch.nan).cpu().double().numpy())
             newest = (self.graph.transform(batch.recent[:, -1]) - parts.loc) / parts.scale
-            residual.append((squash(newest) - parts.predicted).double().numpy())
-        return np.concatenate(raw), np.concatenate(residual)
+            residual.append((squash(newest) - parts.predicted).cpu().double().numpy())
+        ends = np.cumsum([len(origins) for _, origins in windows])[:-1]
+        return list(zip(*(np.split(np.concatenate(found), ends) for found in (raw, residual)), strict=True))
+
+    def _batches(self, windows: list[tuple[int, Index]], *, known: bool) -> Iterator[Batch]:
+        device, size, joined = self.graph.loc.device, self.config.batch, []
+        for entity, origins in windows:
+            for batch in Windows(self.panel, entity, entity_index=None if known else -1).batches(origins, size):
+                joined.append(batch)
+                if sum(len(b.origins) for b in joined) >= size:
+                    yield Batch.joined(joined, device)
+                    joined = []
+        if joined:
+            yield Batch.joined(joined, device)
 
     def run(self) -> None:
         """Fill the graph's tables, from the pieces up to the confidence."""

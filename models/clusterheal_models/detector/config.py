@@ -32,6 +32,7 @@ EVENT_FLOOR = 1.4
 class DetectorConfig:
     """Counts are steps of the contract's step.
 
+    `device`: where the large sums and all windows of fitting are computed; `auto` takes CUDA when there is one.
     `false_alarms_per_day`: stated bound per entity and day; the alarm's threshold follows from it.
     `event_prior`: share of windows that lie in real trouble, the prior behind `confidence`;
     5 % is about the median share of the recorded data sets (2 to 11 %).
@@ -49,6 +50,7 @@ class DetectorConfig:
     """
 
     seed: int = 7
+    device: str = "auto"
     false_alarms_per_day: float = 1.0
     event_prior: float = 0.05
     fresh_steps: int = 3

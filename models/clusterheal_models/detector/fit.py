@@ -30,8 +30,10 @@ class Fitted:
 
 
 @torch.no_grad()
-def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, report: Report) -> Fitted:
-    """Fit everything in the graph.
+def fit_graph(
+    panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, report: Report, device: torch.device
+) -> Fitted:
+    """Fit everything in the graph, with the large sums and all windows on `device`.
 
     Raises:
         DataQualityError: too few steps before either boundary, or no feature with a single sample.
@@ -51,10 +53,10 @@ def fit_graph(panel: FeaturePanel, split: TimeSplit, config: DetectorConfig, rep
     report("scaling", 0.0)
     fit_scaling(train, tables)
     report("predictors", 0.1)
-    fit_predictors(train, tables, config, layout)
+    fit_predictors(train, tables, config, layout, device)
     graph = DetectorGraph(tables, layout).eval()
     report("calibration", 0.4)
-    calibration = Calibration(graph, panel, n_train, n_known, config)
+    calibration = Calibration(graph, panel, n_train, n_known, config, device)
     report("tails", 0.8)
     calibration.run()
     return Fitted(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clusterheal.contracts import DETECTOR, FeaturePanel, ModelPackage, TimeSplit, model_inputs
+from clusterheal_models.compute import reproducible, resolve_device
 from clusterheal_models.detector.card import model_card
 from clusterheal_models.detector.config import PIECES, DetectorConfig
 from clusterheal_models.detector.fit import Fitted, fit_graph
@@ -67,7 +68,7 @@ class Detector:
             "found_share_at_score": [float(v) for v in self.fitted.graph.found_share],
             "pieces": list(PIECES),
             "memory": list(MEMORY),
-            "config": asdict(self.config),
+            "config": {name: value for name, value in asdict(self.config).items() if name != "device"},
             "train_end_ns": self.split.train_end_ns,
             "calibration_end_ns": self.split.calibration_end_ns,
         }
@@ -105,8 +106,11 @@ def fit(
 ) -> Detector:
     """Train and calibrate on the time before `split.calibration_end_ns`; what comes later is not looked at.
 
+    The graph is on the CPU afterwards, whatever the configuration's device.
+
     Raises:
         DataQualityError: too short or empty training or calibration time.
+        InvalidInput: CUDA was asked for and torch sees none.
     """
     chosen = config or DetectorConfig()
 
@@ -114,8 +118,8 @@ def fit(
         if progress is not None:
             progress(Progress(phase=stage, done=round(100 * share), total=100))
 
-    torch.manual_seed(chosen.seed)
-    known = panel.between(None, split.calibration_end_ns)
-    fitted = fit_graph(known, split, chosen, report)
+    known, where = panel.between(None, split.calibration_end_ns), resolve_device(chosen.device)
+    with reproducible(where, threads=torch.get_num_threads()):
+        fitted = fit_graph(known, split, chosen, report, where)
     report("done", 1.0)
     return Detector(fitted=fitted, config=chosen, panel=known, split=split)

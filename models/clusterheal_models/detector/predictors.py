@@ -19,9 +19,11 @@ MOST_REGRESSION_ROWS = 200_000
 MOST_WINDOWS = 8_000
 
 
-def fit_predictors(train: FeaturePanel, tables: dict[str, Tensor], config: DetectorConfig, layout: Layout) -> None:
+def fit_predictors(
+    train: FeaturePanel, tables: dict[str, Tensor], config: DetectorConfig, layout: Layout, device: torch.device
+) -> None:
     """Fill `coefficients`, `trust`, `centre`, `basis`, `short` and `long` from the training time."""
-    series = [scaled_series(train, tables, e) for e in range(len(train.entities))]
+    series = [scaled_series(train, tables, e).to(device) for e in range(len(train.entities))]
     rng = np.random.default_rng(config.seed)
     lags = max(1, min(config.lags, layout.reach - layout.fresh_steps, len(train.timestamps) // 4))
     tables["coefficients"] = _coefficients(series, lags, rng)
@@ -33,6 +35,8 @@ def fit_predictors(train: FeaturePanel, tables: dict[str, Tensor], config: Detec
     for name, length in (("short", layout.short_steps), ("long", layout.long_steps)):
         windows = _windows(series, length)
         tables[name] = _codebook(windows, max(1, min(config.prototypes, len(windows) // 4)), rng)
+    for name in ("coefficients", "trust", "centre", "basis", "short", "long"):
+        tables[name] = tables[name].cpu()
 
 
 def _windows(series: list[Tensor], length: int) -> Tensor:
@@ -40,7 +44,7 @@ def _windows(series: list[Tensor], length: int) -> Tensor:
     per_entity = max(2, MOST_WINDOWS // len(series))
     cuts = []
     for z in series:
-        starts = torch.from_numpy(stride(0, len(z) - length + 1, per_entity))
+        starts = torch.from_numpy(stride(0, len(z) - length + 1, per_entity)).to(z.device)
         cuts.append(z.unfold(0, length, 1)[starts].transpose(1, 2).reshape(len(starts), -1))
     return torch.cat(cuts)
 
@@ -49,16 +53,18 @@ def _coefficients(series: list[Tensor], lags: int, rng: np.random.Generator) -> 
     """Ridge regression of a step on the `lags` before it, shared by all metrics and entities, oldest lag first."""
     n_features = series[0].shape[1]
     rows = max(64, MOST_REGRESSION_ROWS // (len(series) * n_features))
-    gram = torch.zeros(lags, lags, dtype=torch.float64)
-    moment = torch.zeros(lags, dtype=torch.float64)
+    gram = torch.zeros(lags, lags, dtype=torch.float64, device=series[0].device)
+    moment = torch.zeros(lags, dtype=torch.float64, device=series[0].device)
     for z in series:
         cut = z.unfold(0, lags + 1, 1)
-        take = torch.from_numpy(np.sort(rng.choice(len(cut), min(rows, len(cut)), replace=False)))
+        take = torch.from_numpy(np.sort(rng.choice(len(cut), min(rows, len(cut)), replace=False))).to(z.device)
         flat = cut[take].reshape(-1, lags + 1).double()
         gram += flat[:, :-1].T @ flat[:, :-1]
         moment += flat[:, :-1].T @ flat[:, -1]
     strength = RIDGE * float(gram.diagonal().mean()) + 1e-9
-    solved: Tensor = torch.linalg.solve(gram + strength * torch.eye(lags, dtype=torch.float64), moment)
+    solved: Tensor = torch.linalg.solve(
+        gram + strength * torch.eye(lags, dtype=torch.float64, device=gram.device), moment
+    )
     return solved.float()
 
 
@@ -97,7 +103,8 @@ def _leading(windows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _codebook(windows: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     """`(size, values)` centres of k-means; a centre that loses its last window stays where it was."""
-    centres = windows[torch.from_numpy(np.sort(rng.choice(len(windows), size, replace=False)))].clone()
+    first = torch.from_numpy(np.sort(rng.choice(len(windows), size, replace=False)))
+    centres = windows[first.to(windows.device)].clone()
     for _ in range(ROUNDS):
         nearest = (centres.square().sum(1) - 2.0 * windows @ centres.T).argmin(1)
         count = torch.bincount(nearest, minlength=size).to(windows.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,17 @@ class Batch:
     timestamp: Tensor
     entity_index: Tensor
     origins: Index
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch], device: torch.device) -> Batch:
+        """Several entities' requests as one, on `device`."""
+        return cls(
+            recent=torch.cat([batch.recent for batch in batches]).to(device),
+            seasonal=torch.cat([batch.seasonal for batch in batches]).to(device),
+            timestamp=torch.cat([batch.timestamp for batch in batches]).to(device),
+            entity_index=torch.cat([batch.entity_index for batch in batches]).to(device),
+            origins=np.concatenate([batch.origins for batch in batches]),
+        )
 
     def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As `DetectorGraph.forward` takes them."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from clusterheal_models.detector import Detector, DetectorConfig
+from clusterheal_models.detector import Detector, DetectorConfig, fit
 from clusterheal_models.detector.calibrate import alarm_ratio
 from clusterheal_models.detector.memory import no_memory
 from clusterheal_models.detector.stream import follow_rare
 from clusterheal_models.detector.tails import fit_tail, fit_typical_tail
+from clusterheal_models.detector.windows import Windows
+
+from clusterheal.contracts import FeaturePanel, TimeSplit
+from clusterheal.errors import InvalidInput
+
+from .conftest import CONFIG
 
 
 def test_a_day_of_unlabelled_trouble_does_not_stretch_the_typical_tail() -> None:
@@ -47,6 +55,28 @@ def test_the_level_of_what_is_rare_is_not_dragged_by_a_wild_value() -> None:
     wild = follow_rare(values, start=1.0, step=0.05)
     np.testing.assert_array_equal(wild[:101], level[:101])
     assert np.abs(wild - level).max() <= 0.05 + 1e-9
+
+
+def test_a_device_that_is_absent_is_refused_and_a_batch_of_several_entities_changes_nothing(
+    panel: FeaturePanel, split: TimeSplit, detector: Detector
+) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(InvalidInput, match="device cuda was asked for"):
+            fit(panel, split, replace(CONFIG, device="cuda"))
+    for batch in (700, 16_000):  # an entity in several batches; all of them in one
+        again = fit(panel, split, replace(CONFIG, device="cpu", batch=batch))
+        for name, table in detector.fitted.graph.state_dict().items():
+            torch.testing.assert_close(again.fitted.graph.state_dict()[name], table, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_fits_what_the_cpu_fits(panel: FeaturePanel, split: TimeSplit, detector: Detector) -> None:
+    there = fit(panel, split, replace(CONFIG, device="cuda")).fitted.graph
+    batch = Windows(panel, 0).at(np.arange(2500, 2600))
+    with torch.no_grad():
+        ours, theirs = (graph(*batch.arguments())[0] for graph in (detector.fitted.graph, there))
+    assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.95  # sums differ in order, and k-means amplifies it
 
 
 def test_an_event_raises_the_score_and_alarms_where_the_state_alone_would_not(detector: Detector) -> None:
