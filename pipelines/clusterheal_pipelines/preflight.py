@@ -1,6 +1,6 @@
 """What would keep a run's pods from starting, looked for before the run is.
 
-A pod whose ConfigMap, Secret or GPU is missing does not fail: it waits, until its step's time is over.
+A pod whose ConfigMap, Secret, claim or GPU is missing does not fail: it waits, until its step's time is over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from clusterheal.errors import InvalidInput
 from clusterheal.kube.ports import ApiError, Cluster, Manifest, Resource
-from clusterheal.kube.resources import CONFIG_MAPS, NODES, SECRETS
+from clusterheal.kube.resources import CONFIG_MAPS, NODES, PERSISTENT_VOLUME_CLAIMS, SECRETS
 from clusterheal_pipelines.cluster import CONFIG_MAP, SECRET_VARIABLES, STORAGE_SECRET, VARIABLES
 
 _RESOURCE = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-\w.]*[A-Za-z0-9])?$")
@@ -50,8 +50,12 @@ def check_accelerators(parameters: Mapping[str, Any]) -> int:
     return int(count)
 
 
-async def preflight(cluster: Cluster, namespace: str, parameters: Mapping[str, Any]) -> Preflight:
+async def preflight(
+    cluster: Cluster, namespace: str, parameters: Mapping[str, Any], *, data_claim: str | None = None
+) -> Preflight:
     """Look at the namespace of the pipelines, and at the nodes when GPUs or certain nodes are asked for.
+
+    `data_claim` is the claim that every step mounts.
 
     Raises:
         InvalidInput: as `check_accelerators`.
@@ -66,6 +70,9 @@ async def preflight(cluster: Cluster, namespace: str, parameters: Mapping[str, A
         found = await _look(cluster, resource, name, namespace, unseen)
         if found is not None:
             problems += _lacking(resource.kind, f"{namespace}/{name}", found, keys)
+    if data_claim is not None:
+        found = await _look(cluster, PERSISTENT_VOLUME_CLAIMS, data_claim, namespace, unseen)
+        problems += [] if found is None else _unfit(f"{namespace}/{data_claim}", found)
     count = check_accelerators(parameters)
     wanted = dict(parameters.get("node_selector") or {})
     if count or wanted:
@@ -91,6 +98,15 @@ def _lacking(kind: str, name: str, found: Manifest, keys: tuple[str, ...]) -> li
         return [f"{kind} {name} does not exist; it needs the keys {', '.join(keys)}"]
     absent = [key for key in keys if key not in {**found.get("data", {}), **found.get("stringData", {})}]
     return [f"{kind} {name} lacks the keys {', '.join(absent)} (an empty value counts as not set)"] if absent else []
+
+
+def _unfit(name: str, claim: Manifest) -> list[str]:
+    if not claim:
+        return [f"PersistentVolumeClaim {name} does not exist"]
+    modes = (claim.get("spec") or {}).get("accessModes") or []
+    if "ReadWriteMany" in modes:
+        return []
+    return [f"PersistentVolumeClaim {name} is {', '.join(modes)}; steps on several nodes need ReadWriteMany"]
 
 
 async def _nodes(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from clusterheal.cli import build_app
 from clusterheal.errors import InvalidInput
 from clusterheal.kube.ports import ApiError
-from clusterheal.kube.resources import CONFIG_MAPS, NAMESPACES, NODES, SECRETS
+from clusterheal.kube.resources import CONFIG_MAPS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, SECRETS
 from clusterheal.local.kube.adapter import SimulatedCluster
 from clusterheal.local.kube.api import ApiServer
 
@@ -69,6 +69,20 @@ async def test_a_missing_key_is_named(cluster: SimulatedCluster) -> None:
     del held["data"]["CLUSTERHEAL_REGISTRY__URL"]
     await cluster.update(CONFIG_MAPS, held, namespace=NAMESPACE)
     assert "ConfigMap ml/clusterheal-pipelines lacks the keys CLUSTERHEAL_REGISTRY__URL" in await found(cluster)
+
+
+async def test_a_claim_has_to_be_there_and_to_be_shared(cluster: SimulatedCluster) -> None:
+    async def said(name: str) -> tuple[str, ...]:
+        return (await preflight(cluster, NAMESPACE, {}, data_claim=name)).problems
+
+    for name, mode in (("shared", "ReadWriteMany"), ("alone", "ReadWriteOnce")):
+        spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
+        await cluster.create(PERSISTENT_VOLUME_CLAIMS, {"metadata": {"name": name}, "spec": spec}, namespace=NAMESPACE)
+    assert await said("shared") == ()
+    assert await said("alone") == (
+        "PersistentVolumeClaim ml/alone is ReadWriteOnce; steps on several nodes need ReadWriteMany",
+    )
+    assert await said("absent") == ("PersistentVolumeClaim ml/absent does not exist",)
 
 
 @pytest.mark.parametrize(

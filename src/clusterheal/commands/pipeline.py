@@ -27,9 +27,12 @@ ServerUrl = Annotated[str | None, typer.Option(help="Data Science Pipelines API,
 TokenFile = Annotated[Path | None, typer.Option(help="File with a bearer token for the API.")]
 CaFile = Annotated[Path | None, typer.Option(help="CA bundle of the API.")]
 Image = Annotated[str | None, typer.Option(help="Image of all components, pinned by digest: NAME@sha256:...")]
+DataClaim = Annotated[
+    str | None, typer.Option(help="PersistentVolumeClaim to mount at /data in every step, ReadWriteMany.")
+]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML).")]
 Check = Annotated[
-    bool, typer.Option("--check/--no-check", help="First look for what the pods need: ConfigMap, Secret, GPUs.")
+    bool, typer.Option("--check/--no-check", help="First look for what the pods need: ConfigMap, Secret, claim, GPUs.")
 ]
 
 
@@ -44,9 +47,7 @@ def register(app: typer.Typer) -> None:
 def compile_everything(
     out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
     image: Image = None,
-    data_claim: Annotated[
-        str | None, typer.Option(help="PersistentVolumeClaim to mount at /data in every step, ReadWriteMany.")
-    ] = None,
+    data_claim: DataClaim = None,
     readmes: Annotated[
         Path, typer.Option(help="Also write the components' READMEs below this folder, if it exists.")
     ] = Path("components/clusterheal_components"),
@@ -83,6 +84,7 @@ def submit(
     token_file: TokenFile = None,
     ca_file: CaFile = None,
     image: Image = None,
+    data_claim: DataClaim = None,
     check: Check = True,
     config: Config = None,
 ) -> None:
@@ -92,10 +94,13 @@ def submit(
     """
     from clusterheal_pipelines import submitting
 
-    with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
+    with (
+        connected(config, url, token_file, ca_file) as (backend, settings),
+        packaged(name, image, data_claim) as package,
+    ):
         account = settings.pipelines.service_account
         given = submitting.checked_parameters(package, parse_parameters(parameters or []))
-        look_before(settings, given, check=check)
+        look_before(settings, given, check=check, data_claim=data_claim)
         run = submitting.submit(backend, name, package, given, account=account)
     typer.echo(f"{run.get('run_id')} {run.get('state', 'PENDING')}")
 
@@ -111,6 +116,7 @@ def schedule(
     token_file: TokenFile = None,
     ca_file: CaFile = None,
     image: Image = None,
+    data_claim: DataClaim = None,
     check: Check = True,
     config: Config = None,
 ) -> None:
@@ -121,10 +127,13 @@ def schedule(
     from clusterheal_pipelines import submitting
 
     submitting.check_cron(cron)
-    with connected(config, url, token_file, ca_file) as (backend, settings), packaged(name, image) as package:
+    with (
+        connected(config, url, token_file, ca_file) as (backend, settings),
+        packaged(name, image, data_claim) as package,
+    ):
         account = settings.pipelines.service_account
         given = submitting.checked_parameters(package, parse_parameters(parameters or []))
-        look_before(settings, given, check=check)
+        look_before(settings, given, check=check, data_claim=data_claim)
         wanted = submitting.Schedule(cron=cron, parameters=given, pinned=pinned, enabled=not disabled)
         limit = timedelta(seconds=wait)
         made, new = submitting.schedule(backend, name, package, wanted, account=account, wait=limit)
@@ -173,11 +182,11 @@ def connected(
         yield backend, settings
 
 
-def look_before(settings: Settings, parameters: dict[str, Any], *, check: bool) -> None:
+def look_before(settings: Settings, parameters: dict[str, Any], *, check: bool, data_claim: str | None = None) -> None:
     """Refuse a run whose pods could not start; what cannot be looked at is said.
 
     Raises:
-        InvalidInput: a ConfigMap, a Secret, a key or a GPU is missing.
+        InvalidInput: a ConfigMap, a Secret, a key, a claim or a GPU is missing.
     """
     import asyncio
 
@@ -197,7 +206,7 @@ def look_before(settings: Settings, parameters: dict[str, Any], *, check: bool) 
 
     async def look() -> Preflight:
         async with cluster:
-            return await preflight(cluster, settings.kubernetes.namespace, parameters)
+            return await preflight(cluster, settings.kubernetes.namespace, parameters, data_claim=data_claim)
 
     seen = asyncio.run(look())
     for line in seen.unseen:
@@ -206,14 +215,14 @@ def look_before(settings: Settings, parameters: dict[str, Any], *, check: bool) 
 
 
 @contextmanager
-def packaged(name: str, image: str | None) -> Iterator[Path]:
+def packaged(name: str, image: str | None, data_claim: str | None) -> Iterator[Path]:
     """The compiled package of a pipeline, for as long as it is needed."""
     import tempfile
 
     from clusterheal_pipelines.compiling import compile_pipeline
 
     with tempfile.TemporaryDirectory() as aside:
-        yield compile_pipeline(name, Path(aside, f"{name}.yaml"), image=image)
+        yield compile_pipeline(name, Path(aside, f"{name}.yaml"), image=image, data_claim=data_claim)
 
 
 def run_here(name: str, arguments: dict[str, Any], out: Path, timeout: float | None) -> None:
