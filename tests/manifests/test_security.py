@@ -16,7 +16,6 @@ from tests.manifests.rendering import (
     MANIFESTS,
     OPTIONS,
     OVERLAYS,
-    PLATFORMS,
     Manifest,
     Variants,
     containers,
@@ -38,9 +37,7 @@ def exceptions(check: str) -> set[str]:
 
 
 def everything(variants: Variants) -> list[Manifest]:
-    places = [variants(o, p, options) for o in OVERLAYS for p in PLATFORMS for options in (OPTIONS, ())]
-    places.append(kustomize(MANIFESTS / "kubeflow"))
-    return [o for objects in places for o in objects]
+    return [o for objects in [*variants.everywhere().values(), kustomize(MANIFESTS / "kubeflow")] for o in objects]
 
 
 def test_containers_are_restricted(variants: Variants) -> None:
