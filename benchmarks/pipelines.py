@@ -7,13 +7,16 @@ The first part runs the same components under kfp.local and as bare functions. B
 stored dataset against the same development registry. Under the runner every step is a process of its own, that imports
 what it needs; the bare functions share one process, imports done.
 The second part runs the pipeline `train` on ten generated days in a real Prometheus, against the emulator and real
-model servers, until both models serve; trainings are bounded by --train-seconds, the bake time is two seconds.
+model servers, until both models serve; trainings are bounded by --train-seconds, the bake time is two seconds. Then
+`release` brings a second version of the detector into service beside the first, and `release` with the version
+`previous` goes back.
 No postponed annotations in this module: KFP reads those of its pipeline as objects.
 """
 
 import argparse
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,10 +38,12 @@ from clusterheal.contracts import (
     FeaturePanel,
     FeatureSpec,
     default_window,
+    seal_package,
 )
 from clusterheal.local.registry.server import create_app, now_ms, running
 from clusterheal.local.registry.store import ResourceStore
 from clusterheal.local.runner import PipelineRun, run_pipeline
+from clusterheal.local.runner_platform import RunnerPlatform
 
 STEP = timedelta(minutes=5)
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -84,12 +89,17 @@ def main() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """One run of `train`, in seconds: in all, and per step; `serving` names the versions that answer in the end."""
+    """One run of `train`, in seconds: in all, and per step; `serving` names the versions that answer in the end.
+
+    `release` and `back` are the steps of releasing a further version and of returning to the one before.
+    """
 
     seconds: float
     train_seconds: float
     steps: dict[str, float]
     serving: dict[str, str]
+    release: dict[str, float]
+    back: dict[str, float]
 
 
 def from_data_to_service(train_seconds: float) -> Whole:
@@ -108,6 +118,7 @@ def from_data_to_service(train_seconds: float) -> Whole:
             if run.status != "succeeded":
                 raise SystemExit(f"the pipeline failed: {run.error}")
             serving = {name: platform.registry.current(name) for name in (DETECTOR, FORECASTER)}
+            release, back = there_and_back(platform, Path(scratch)) if serving[DETECTOR] is not None else ({}, {})
     missing = [name for name, version in serving.items() if version is None]
     if missing:
         why = {title: run.step(title).artifacts["reasons"]["metadata"]["why"] for title in GATES}
@@ -117,7 +128,34 @@ def from_data_to_service(train_seconds: float) -> Whole:
         train_seconds=train_seconds,
         steps={step.title: step.seconds for step in run.steps},
         serving={name: version.version for name, version in serving.items() if version is not None},
+        release=release,
+        back=back,
     )
+
+
+def there_and_back(platform: RunnerPlatform, scratch: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Release the detector in service once more, as another version, and go back; seconds by step."""
+    from clusterheal_pipelines.compiling import compile_pipeline
+
+    current = platform.registry.current(DETECTOR)
+    assert current is not None
+    package = platform.registry.fetch(current, scratch / "fetched")
+    copy = scratch / "again"
+    shutil.copytree(package.path, copy)
+    for path in (copy, *copy.iterdir()):
+        path.chmod(path.stat().st_mode | 0o200)
+    with (copy / "MODEL_CARD.md").open("a") as card:
+        card.write("\nThe same model, released again by a benchmark.\n")
+    again = platform.registry.register(seal_package(copy, name=DETECTOR, contract=package.contract))
+    target = compile_pipeline("release", scratch / "release.yaml")
+    taken = []
+    for version, expected in ((again.version, again.version), ("previous", current.version)):
+        run = run_pipeline(target, {"name": DETECTOR, "version": version}, out=platform.out, env=platform.env)
+        serving = platform.registry.current(DETECTOR)
+        if run.status != "succeeded" or serving is None or serving.version != expected:
+            raise SystemExit(f"the release of {version} failed: {run.error}")
+        taken.append({step.title: step.seconds for step in run.steps})
+    return taken[0], taken[1]
 
 
 def show_whole(whole: Whole) -> None:
@@ -127,6 +165,9 @@ def show_whole(whole: Whole) -> None:
     for title, seconds in whole.steps.items():
         table.add_row(title, f"{seconds:.2f}")
     Console().print(table)
+    for title, steps in (("A further version released", whole.release), ("Back to the one before", whole.back)):
+        parts = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in steps.items())
+        Console().print(f"{title}: {sum(steps.values()):.1f} s ({parts})")
 
 
 @contextmanager
