@@ -59,7 +59,7 @@ class Backend:
 
     def pipeline_by_name(self, name: str) -> Json | None:
         """The pipeline of that name, None when there is none."""
-        return next((p for p in self._all("/pipelines", "pipelines") if name in _names(p)), None)
+        return next((p for p in self._all("/pipelines", "pipelines", **self._here) if name in _names(p)), None)
 
     def version_by_name(self, pipeline_id: str, name: str) -> Json | None:
         """The pipeline's version of that name, None when there is none."""
@@ -69,13 +69,21 @@ class Backend:
 
     def create_pipeline(self, *, name: str, description: str) -> Json:
         """A new pipeline without a version: an upload would make one, under the pipeline's name."""
-        return self._send("POST", "/pipelines", json={"name": name, "display_name": name, "description": description})
+        body = {"name": name, "display_name": name, "description": description, **self._here}
+        return self._send("POST", "/pipelines", json=body)
 
     def upload_version(self, package: Path, *, name: str, pipeline_id: str) -> Json:
         query = {"name": name, "pipelineid": pipeline_id}
         with package.open("rb") as file:
             files = {"uploadfile": (package.name, file, "text/yaml")}
             return self._send("POST", "/pipelines/upload_version", params=query, files=files)
+
+    def experiment_by_name(self, name: str) -> Json | None:
+        """The experiment of that name, None when there is none."""
+        return next((e for e in self._all("/experiments", "experiments", **self._here) if name in _names(e)), None)
+
+    def create_experiment(self, *, name: str) -> Json:
+        return self._send("POST", "/experiments", json={"display_name": name, **self._here})
 
     def create_run(self, body: Mapping[str, Any]) -> Json:
         return self._send("POST", "/runs", json=body)
@@ -85,10 +93,10 @@ class Backend:
 
     def runs(self) -> Iterator[Json]:
         """Newest first."""
-        return self._all("/runs", "runs", sort_by="created_at desc")
+        return self._all("/runs", "runs", sort_by="created_at desc", **self._here)
 
     def schedules(self) -> list[Json]:
-        return list(self._all("/recurringruns", "recurringRuns", "recurring_runs"))
+        return list(self._all("/recurringruns", "recurringRuns", "recurring_runs", **self._here))
 
     def create_schedule(self, body: Mapping[str, Any]) -> Json:
         return self._send("POST", "/recurringruns", json=body)
@@ -98,6 +106,15 @@ class Backend:
 
     def delete_schedule(self, schedule_id: str) -> None:
         self._send("DELETE", f"/recurringruns/{schedule_id}")
+
+    @property
+    def settings(self) -> PipelineSettings:
+        return self._settings
+
+    @property
+    def _here(self) -> dict[str, str]:
+        """What names the profile on a server of many users; a server of one namespace refuses to be told."""
+        return {} if self._settings.namespace is None else {"namespace": self._settings.namespace}
 
     def _all(self, path: str, *keys: str, **query: str) -> Iterator[Json]:
         token = ""

@@ -22,6 +22,7 @@ from clusterheal_pipelines.backend import RUNNING, Backend, Conflict, Json
 log = logging.getLogger(__name__)
 
 PREFIX = "clusterheal-"
+DEFAULT_EXPERIMENT = "Default"
 HASH = re.compile(r"spec sha256:([0-9a-f]{64})")
 POLL_SECONDS = 10.0
 CRON_ENTRY = re.compile(r"(?:[*?]|(?P<first>\d+)(?:-(?P<last>\d+))?)(?:/(?P<step>\d+))?")
@@ -126,6 +127,7 @@ def submit(
         "display_name": f"{PREFIX}{name}",
         "pipeline_version_reference": {"pipeline_id": placed.pipeline_id, "pipeline_version_id": placed.version_id},
         "runtime_config": {"parameters": dict(parameters)},
+        **_experiment(backend),
     }
     if account is not None:
         body["service_account"] = account
@@ -151,7 +153,7 @@ def schedule(
         PermanentError: a run of the old schedule is still under way after `wait`.
     """
     placed = place(backend, name, package)
-    body = _body(name, placed, wanted, account)
+    body = _body(name, placed, wanted, account, _experiment(backend))
     existing = [s for s in backend.schedules() if s.get("display_name") == body["display_name"]]
     same = [s for s in existing if _hash_of(s) == _hash_of(body)]
     if same:
@@ -170,7 +172,17 @@ def schedule(
     return kept, False
 
 
-def _body(name: str, placed: Placed, wanted: Schedule, account: str | None) -> Json:
+def _experiment(backend: Backend) -> Json:
+    """The field that groups a run, made when it is missing. On a server of many users there is no default one."""
+    settings = backend.settings
+    name = settings.experiment or (None if settings.namespace is None else DEFAULT_EXPERIMENT)
+    if name is None:
+        return {}
+    found = _found_or_made(lambda: backend.experiment_by_name(name), lambda: backend.create_experiment(name=name))
+    return {"experiment_id": found["experiment_id"]}
+
+
+def _body(name: str, placed: Placed, wanted: Schedule, account: str | None, experiment: Json) -> Json:
     reference = {"pipeline_id": placed.pipeline_id}
     if wanted.pinned:
         reference["pipeline_version_id"] = placed.version_id
@@ -182,6 +194,7 @@ def _body(name: str, placed: Placed, wanted: Schedule, account: str | None) -> J
         "max_concurrency": "1",
         "no_catchup": True,
         "mode": "ENABLE" if wanted.enabled else "DISABLE",
+        **experiment,
     }
     if account is not None:
         body["service_account"] = account

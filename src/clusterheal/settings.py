@@ -97,6 +97,12 @@ class PipelineSettings(Section):
     timeout: timedelta = Field(timedelta(seconds=30), description="per request; an upload takes seconds")
     attempts: int = Field(4, ge=1, le=20, description="tries of a request that may be repeated, with growing pauses")
     service_account: str | None = Field(None, description="account of the runs; None: pipeline-runner-dspa")
+    namespace: str | None = Field(
+        None, description="profile on a server of many users; None: a server of one namespace, as OpenShift AI's"
+    )
+    experiment: str | None = Field(
+        None, description="runs are grouped under it, it is made when missing; None: the server's default"
+    )
     step_attempts: int = Field(
         3, ge=1, le=10, description="tries of a step in its pod while a server is away; other errors end it at once"
     )

@@ -6,115 +6,39 @@ page tokens of another query, uploads in another form and triggers that the serv
 with its codes and bodies.
 
 What it leaves out, compared with a real server: no database and no Argo behind it, so that a run stays PENDING until a
-test moves it and a schedule starts none; package contents are parsed as YAML, not compiled; no experiments, and no
-namespaces of a multi-user server; who may do what is one token.
+test moves it and a schedule starts none; package contents are parsed as YAML, not compiled; an experiment is no more
+than its name, and a server of many users has one profile; who may do what is one token.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import itertools
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
-from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
+from .api_shapes import EXISTS, INVALID, NOT_FOUND, Refused, check_both
+
 Body = dict[str, Any]
-Shapes = dict[str, Any]
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 TOKEN = "secret"
-NOT_FOUND, EXISTS, INVALID = 5, 6, 3  # gRPC's codes
 STATUS = {NOT_FOUND: 404, EXISTS: 409, INVALID: 400}
-RECORDED = Path(__file__).with_name("kfp_server_api_2_14.json")
-PLAIN = {"str": str, "bool": bool, "int": int, "float": float, "object": object}
-
-
-class Refused(Exception):
-    """What the server says no to: gRPC's code and the message."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@functools.cache
-def recorded_shapes() -> Shapes:
-    """Fields and types of release 2.14.3's models; a list holds an enum's values."""
-    shapes: Shapes = json.loads(RECORDED.read_text())
-    return shapes
-
-
-@functools.cache
-def installed_shapes() -> Shapes:
-    """The same of the installed client, for the models that are recorded."""
-    import kfp_server_api as api
-
-    shapes: Shapes = {}
-    for name in recorded_shapes():
-        model = getattr(api, name, None)
-        if model is None:
-            continue
-        values = getattr(model, "allowable_values", None)
-        shapes[name] = values or {model.attribute_map[key]: kind for key, kind in model.openapi_types.items()}
-    return shapes
-
-
-def check(kind: str, value: Any, shapes: Shapes, where: str = "") -> None:
-    """Refuse a value that the type `kind` of the API cannot hold, at any depth."""
-    at = where or kind
-    if inner := re.fullmatch(r"list\[(.+)\]", kind):
-        if not isinstance(value, list):
-            raise Refused(INVALID, f"{at}: expected a list, got {value!r}")
-        for index, entry in enumerate(value):
-            check(inner.group(1), entry, shapes, f"{at}[{index}]")
-    elif inner := re.fullmatch(r"dict\(str, (.+)\)", kind):
-        if not isinstance(value, dict):
-            raise Refused(INVALID, f"{at}: expected an object, got {value!r}")
-        for key, entry in value.items():
-            check(inner.group(1), entry, shapes, f"{at}.{key}")
-    elif kind == "datetime":
-        if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", str(value)):
-            raise Refused(INVALID, f"{at}: expected a time such as 2026-01-01T00:00:00Z, got {value!r}")
-    elif kind in PLAIN:
-        if not isinstance(value, PLAIN[kind]) or (kind == "int" and isinstance(value, bool)):
-            raise Refused(INVALID, f"{at}: expected {kind}, got {value!r}")
-    else:
-        _check_model(kind, value, shapes, at)
-
-
-def _check_model(kind: str, value: Any, shapes: Shapes, at: str) -> None:
-    shape = shapes.get(kind)
-    if shape is None:
-        return  # a model that the other release names differently, and that nothing here sets
-    if isinstance(shape, list):
-        if value not in shape:
-            raise Refused(INVALID, f"{at}: {value!r} is none of {shape}")
-        return
-    if not isinstance(value, dict):
-        raise Refused(INVALID, f"{at}: expected an object, got {value!r}")
-    for key, entry in value.items():
-        if key not in shape:
-            raise Refused(INVALID, f"{at}: {kind} has no field {key!r}")
-        check(shape[key], entry, shapes, f"{at}.{key}")
-
-
-def check_both(kind: str, value: Any) -> None:
-    """Against the installed client's models and those of the oldest supported release."""
-    check(kind, value, installed_shapes())
-    check(kind, value, recorded_shapes())
 
 
 class PipelinesServer:
     """Call it as the handler of an `httpx.MockTransport`."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: str | None = None) -> None:
+        """`profile` makes it a server of many users, one of whom it knows."""
+        self.profile = profile
+        self.experiments: list[Body] = []
         self.pipelines: list[Body] = []
         self.versions: list[Body] = []
         self.all_runs: list[Body] = []
@@ -125,7 +49,7 @@ class PipelinesServer:
         self._ids = itertools.count(1)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path.removeprefix("/apis/v2beta1")
+        path = request.url.path.partition("/apis/v2beta1")[2]
         self.calls.append(f"{request.method} {path}")
         if self.failures:
             return self.failures.pop(0)
@@ -150,6 +74,8 @@ class PipelinesServer:
                 self._known(self.pipelines, "pipeline_id", versions.group(1))
                 own = [v for v in self.versions if v["pipeline_id"] == versions.group(1)]
                 return self._listed("V2beta1ListPipelineVersionsResponse", "pipeline_versions", own, request)
+            if path == "/experiments":
+                return self._listed("V2beta1ListExperimentsResponse", "experiments", self.experiments, request)
             if path == "/pipelines":
                 return self._listed("V2beta1ListPipelinesResponse", "pipelines", self.pipelines, request)
             if path == "/runs":
@@ -160,6 +86,8 @@ class PipelinesServer:
             return "V2beta1PipelineVersion", self._upload_version(request)
         if request.method == "POST" and path == "/pipelines":
             return "V2beta1Pipeline", self._create_pipeline(json.loads(request.content))
+        if request.method == "POST" and path == "/experiments":
+            return "V2beta1Experiment", self._create_experiment(json.loads(request.content))
         if request.method == "POST" and path == "/runs":
             return "V2beta1Run", self._create_run(json.loads(request.content))
         if request.method == "POST" and path == "/recurringruns":
@@ -180,6 +108,8 @@ class PipelinesServer:
         unknown = set(query) - {"page_token", "page_size", "sort_by", "filter", "namespace", "experiment_id"}
         if unknown or not re.fullmatch(r"|\w+( asc| desc)?", query.get("sort_by", "")):
             raise Refused(INVALID, f"invalid list options: {dict(query)}")
+        if not request.url.path.endswith("/versions"):
+            self._require_profile(query.get("namespace"))
         order, start = query.get("sort_by", ""), 0
         if token := query.get("page_token"):
             start, given_for = json.loads(base64.b64decode(token))
@@ -196,6 +126,7 @@ class PipelinesServer:
 
     def _create_pipeline(self, body: Body) -> Body:
         check_both("V2beta1Pipeline", body)
+        self._require_profile(body.get("namespace"))
         name = body.get("name") or body.get("display_name")
         if not name:
             raise Refused(INVALID, "name is required")
@@ -204,6 +135,19 @@ class PipelinesServer:
         made = {"display_name": name, **body, "name": name, **self._new("pipeline_id")}
         self.pipelines.append(made)
         return made
+
+    def _create_experiment(self, body: Body) -> Body:
+        check_both("V2beta1Experiment", body)
+        self._require_profile(body.get("namespace"))
+        name = body["display_name"]
+        if any(e["display_name"] == name for e in self.experiments):
+            raise Refused(EXISTS, f"Already exist error: Experiment {name} already exists")
+        self.experiments.append({**body, **self._new("experiment_id")})
+        return self.experiments[-1]
+
+    def _require_profile(self, namespace: str | None) -> None:
+        if namespace != self.profile:
+            raise Refused(INVALID, f"Invalid input error: namespace {namespace!r}, expected {self.profile!r}")
 
     def _upload_version(self, request: httpx.Request) -> Body:
         query = request.url.params
@@ -241,6 +185,8 @@ class PipelinesServer:
         return made
 
     def _check_reference(self, body: Body, *, version_required: bool) -> None:
+        if self.profile is not None or "experiment_id" in body:
+            self._known(self.experiments, "experiment_id", body.get("experiment_id"))
         reference = body.get("pipeline_version_reference") or {}
         self._known(self.pipelines, "pipeline_id", reference.get("pipeline_id"))
         version = reference.get("pipeline_version_id")

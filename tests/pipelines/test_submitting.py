@@ -16,7 +16,8 @@ from clusterheal_pipelines.submitting import Schedule, check_cron
 from clusterheal.errors import InvalidInput, PermanentError, RetryableError
 from clusterheal.settings import PipelineSettings
 
-from .pipelines_server import EPOCH, TOKEN, PipelinesServer, Refused, check_both, installed_shapes, recorded_shapes
+from .api_shapes import Refused, check_both, installed_shapes, recorded_shapes
+from .pipelines_server import EPOCH, TOKEN, PipelinesServer
 
 DAILY = "0 0 3 * * *"
 
@@ -246,6 +247,39 @@ def test_who_loses_the_race_for_a_name_takes_what_the_winner_made(
     assert submitting.place(backend, "train", package) == placed
     assert "POST /pipelines" in server.calls[-5:]
     assert (len(server.pipelines), len(server.versions)) == (1, 1)
+
+
+def test_on_a_server_of_many_users_all_stays_in_the_profile(tmp_path: Path, package: Path) -> None:
+    server = PipelinesServer(profile="team-a")
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    given = {"url": "https://kubeflow.example/pipeline", "token_file": token, "namespace": "team-a", "attempts": 1}
+    with Backend(PipelineSettings.model_validate(given), transport=httpx.MockTransport(server)) as backend:
+        first = submitting.submit(backend, "train", package, {})
+        assert submitting.submit(backend, "train", package, {})["experiment_id"] == first["experiment_id"]
+        wanted = Schedule(cron=DAILY, parameters={})
+        assert [submitting.schedule(backend, "retrain", package, wanted)[1] for _ in range(2)] == [True, False]
+        assert [run["run_id"] for run in backend.runs()]
+    assert [e["display_name"] for e in server.experiments] == ["Default"]
+    assert {p["namespace"] for p in server.pipelines} == {"team-a"}
+    with (
+        Backend(
+            PipelineSettings.model_validate({**given, "namespace": None}), transport=httpx.MockTransport(server)
+        ) as other,
+        pytest.raises(InvalidInput, match="namespace"),
+    ):
+        submitting.submit(other, "train", package, {})
+
+
+def test_runs_are_grouped_under_the_experiment_that_is_named(
+    server: PipelinesServer, tmp_path: Path, package: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    given = {"url": "https://dspa.example", "token_file": token, "experiment": "self-healing"}
+    with Backend(PipelineSettings.model_validate(given), transport=httpx.MockTransport(server)) as backend:
+        run = submitting.submit(backend, "train", package, {})
+    assert run["experiment_id"] == server.experiments[0]["experiment_id"]
 
 
 def test_runs_older_than_the_schedule_are_not_looked_through(
