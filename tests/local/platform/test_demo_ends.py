@@ -5,6 +5,8 @@ The last stages' ends are in tests/e2e, which gets there.
 
 from __future__ import annotations
 
+import asyncio
+import io
 import re
 import signal
 import socket
@@ -15,7 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from demo_kit import DemoRun, require_complaint
+from demo_kit import DemoRun, left_behind, require_complaint
+from rich.console import Console
+
+from clusterheal.local import demo_scores
+from clusterheal.local.demo import Interrupted, run_demo
+from clusterheal.local.demo_config import DemoConfig
+from clusterheal.local.demo_incident import IncidentRun
+from clusterheal.local.demo_stages import HEALED, Stages
+from clusterheal.local.faults import Fault
+from clusterheal.local.report_record import RunRecord
+from clusterheal.local.timeline import Timeline
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(180)]
 
@@ -155,3 +167,26 @@ def test_a_history_that_is_being_copied(copying: DemoRun, end: Callable[[DemoRun
     assert copying.record["result"] == "failed"
     assert [(stage["name"], stage["ok"]) for stage in copying.record["stages"]] == [("source", False)]
     copying.require_ended()
+
+
+def test_an_interruption_while_the_report_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, with the last stage alone: none of the parts has to be up for it."""
+
+    async def healed_before(stages: Stages) -> None:
+        stages._record.result = HEALED
+        await stages._report(IncidentRun(fault=Fault(kind="", namespace="", workload="", started_at=0, ramp_seconds=0)))
+
+    async def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Stages, "run", healed_before)
+    monkeypatch.setattr(demo_scores, "scores_of", interrupted)
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted, match="interrupted by SIGINT"):
+        run_demo(DemoConfig(out=out), Timeline(console=Console(file=io.StringIO())))
+    record = RunRecord.load(out)
+    assert [(stage["name"], stage["ok"]) for stage in record.stages] == [("report", False)]
+    assert "interrupted by SIGINT" in str(record.error)
+    assert not (out / "report.html").exists()
+    assert left_behind(out) == []
