@@ -12,8 +12,8 @@ from clusterheal.local.report_record import RunRecord
 BLUE, RED, GREEN, GREY = "#2b6cb0", "#c0392b", "#0b6e3b", "#8a97a5"
 BAND, FORECAST_BAND = "rgba(43,108,176,0.22)", "rgba(192,119,43,0.26)"
 FORECAST = "#c0772b"
-TOP_MARGIN = 70  # pixels: room for a subplot's title and, above it, two rows of marks
-MARK_ROWS = 2  # marks often lie seconds apart: their names take turns in height
+TOP_MARGIN = 84  # pixels: room for a subplot's title and, above it, three rows of marks
+MARK_ROWS = 3  # marks often lie seconds apart: their names take turns in height
 
 
 def library() -> str:
