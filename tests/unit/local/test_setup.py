@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[3]
+OLDEST_PYTHON = "3.11.2"  # Debian 12's
 TOOLS = ("bash", "cat", "dirname", "env", "grep", "id", "sha256sum")
 
 
@@ -84,3 +87,10 @@ def test_a_second_run_installs_nothing(checkout: Path) -> None:
     (checkout / ".venv" / ".installed").write_text(wanted.stdout.strip())
     done = set_up(checkout)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_locked_dependency_takes_the_oldest_python() -> None:
+    """pip looks for a way around one that does not for hours, and finds none."""
+    needs = {d.name: d.metadata.get("Requires-Python") for d in distributions()}
+    assert len(needs) > 100
+    assert [name for name, need in needs.items() if need and OLDEST_PYTHON not in SpecifierSet(need)] == []
