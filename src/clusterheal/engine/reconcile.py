@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 MAX_ROLLBACK_TRIES = 20
 LOG_LINES = 20
 SPACING = 0.25  # seconds between two rounds at least
+LONGEST_YIELD, YIELD_STEP = 1.0, 0.05  # seconds
 
 
 class Observer(Protocol):
@@ -85,6 +86,7 @@ class Reconciler:
         """Rounds for ever; a failed one is logged, counted and followed by the next."""
         while True:
             self._wake.clear()
+            await self._yield_to_signals()
             if self._elector.leading:
                 try:
                     await self.round()
@@ -95,6 +97,15 @@ class Reconciler:
                     log.exception("round failed")
                     self._reporter.round_failed(exc)
             await self._pause()
+
+    async def _yield_to_signals(self) -> None:
+        """Signals are stored first: their senders wait, and a decision on half of them is made again at once.
+
+        A storm does not hold decisions up for longer than a second.
+        """
+        began = self._clock.monotonic()
+        while self._store.busy and self._clock.monotonic() - began < LONGEST_YIELD:
+            await self._clock.sleep(YIELD_STEP)
 
     async def _pause(self) -> None:
         """Until the interval has passed or somebody pokes; never at once, or a write that fails would spin."""

@@ -116,6 +116,11 @@ class IncidentStore:
             group = [*self._by_root.get(new.root, ()), new]
             self._by_root[new.root] = sorted(group, key=lambda r: -r.sequence)
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for signals to be stored."""
+        return bool(self._queues)
+
     def of_root(self, target: ObjectRef) -> list[Record]:
         """Incidents of one root object, newest first."""
         self.records()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from clusterheal.contracts import ObjectRef
@@ -96,6 +96,29 @@ def _shared(text: str | None) -> str | None:
     return None if text is None else sys.intern(text)
 
 
+@lru_cache(maxsize=4096)
+def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """One mapping for the pods of one template, which have the same labels."""
+    return {sys.intern(k): sys.intern(v) for k, v in items}
+
+
+@lru_cache(maxsize=4096)
+def _healthy(name: str, image: str, memory_limit: str | None) -> ContainerView:
+    """One view for all containers of a template that run and have never ended: most of a cluster's."""
+    return ContainerView(
+        name=name,
+        image=image,
+        ready=True,
+        restarts=0,
+        waiting=None,
+        waiting_message="",
+        last_reason=None,
+        last_exit_code=None,
+        last_finished_at=None,
+        memory_limit=memory_limit,
+    )
+
+
 def pod_view(obj: Manifest) -> PodView:
     """Project a pod's manifest."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
@@ -109,7 +132,7 @@ def pod_view(obj: Manifest) -> PodView:
         name=meta["name"],
         uid=meta.get("uid", ""),
         resource_version=str(meta.get("resourceVersion", "")),
-        labels={sys.intern(k): sys.intern(v) for k, v in (meta.get("labels") or {}).items()},
+        labels=_labels(tuple((meta.get("labels") or {}).items())),
         node=_shared(spec.get("nodeName")),
         owner_kind=_shared(owner.get("kind")),
         owner_name=_shared(owner.get("name")),
@@ -119,7 +142,7 @@ def pod_view(obj: Manifest) -> PodView:
         mirror="kubernetes.io/config.mirror" in (meta.get("annotations") or {}),
         priority=int(spec.get("priority") or 0),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else None,
-        created_at=meta.get("creationTimestamp"),
+        created_at=_shared(meta.get("creationTimestamp")),
         containers=tuple(_container(s, specs.get(s.get("name", ""), {})) for s in statuses),
     )
 
@@ -127,9 +150,13 @@ def pod_view(obj: Manifest) -> PodView:
 def _container(status: Mapping[str, Any], spec: Mapping[str, Any]) -> ContainerView:
     waiting = (status.get("state") or {}).get("waiting") or {}
     ended = (status.get("lastState") or {}).get("terminated") or (status.get("state") or {}).get("terminated") or {}
+    name, image = sys.intern(status.get("name", "")), sys.intern(status.get("image", spec.get("image", "")))
+    memory_limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
+    if status.get("ready") and not (status.get("restartCount") or waiting or ended):
+        return _healthy(name, image, memory_limit)
     return ContainerView(
-        name=sys.intern(status.get("name", "")),
-        image=sys.intern(status.get("image", spec.get("image", ""))),
+        name=name,
+        image=image,
         ready=bool(status.get("ready")),
         restarts=int(status.get("restartCount") or 0),
         waiting=waiting.get("reason"),
@@ -137,7 +164,7 @@ def _container(status: Mapping[str, Any], spec: Mapping[str, Any]) -> ContainerV
         last_reason=ended.get("reason"),
         last_exit_code=ended.get("exitCode"),
         last_finished_at=ended.get("finishedAt"),
-        memory_limit=((spec.get("resources") or {}).get("limits") or {}).get("memory"),
+        memory_limit=memory_limit,
     )
 
 

@@ -21,7 +21,7 @@ from clusterheal.kube.resources import PODS
 from clusterheal.kube.tokens import TokenFile
 from clusterheal.settings import KubernetesSettings
 
-_PAGE = 500
+_PAGE = 200  # objects; the largest thing in the engine's memory is a page of pods while it is read
 _READ_ATTEMPTS = 4
 _WATCH = timedelta(minutes=5)
 _WATCH_MARGIN = timedelta(seconds=30)

@@ -18,7 +18,7 @@ from clusterheal.engine.cache import REFUSED_AGAIN, Cache, Wanted
 from clusterheal.engine.events import write_event
 from clusterheal.engine.lease import Elector, LeaseTimes
 from clusterheal.engine.metrics import EngineMetrics
-from clusterheal.engine.reconcile import Reconciler
+from clusterheal.engine.reconcile import LONGEST_YIELD, YIELD_STEP, Reconciler
 from clusterheal.engine.records import Record
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.silence_reader import SilenceReader
@@ -191,6 +191,11 @@ class Refusing:
         self.refused = refused
         self.written: list[str] = []
         self.namespace = "platform"
+        self.being_stored: list[bool] = []
+
+    @property
+    def busy(self) -> bool:
+        return self.being_stored.pop(0)
 
     def objects(self, resource: Resource) -> dict[Key, Manifest]:
         return {}
@@ -232,3 +237,25 @@ async def test_a_status_that_a_server_refuses_holds_up_no_other_incident() -> No
     await loop.round()
     assert parts.written == ["deployment-checkout-1"]
     assert metrics.registry.get_sample_value("clusterheal_rounds_failed_total", {"error": "ApiError"}) == 1
+
+
+async def test_a_round_waits_for_signals_that_are_being_stored_but_not_for_long() -> None:
+    parts: Any = Refusing("none")
+    clock = Clock()
+    loop = Reconciler(
+        cluster=parts,
+        cache=parts,
+        store=parts,
+        elector=parts,
+        clock=clock,
+        config=Config(),
+        observer=parts,
+        reporter=Reporter(EngineMetrics(), clock),
+        interval=timedelta(seconds=1),
+    )
+    parts.being_stored = [True, True, False]
+    await loop._yield_to_signals()
+    assert sum(clock.slept) == pytest.approx(2 * YIELD_STEP)
+    parts.being_stored = [True] * 1000
+    await loop._yield_to_signals()
+    assert sum(clock.slept) == pytest.approx(2 * YIELD_STEP + LONGEST_YIELD, abs=YIELD_STEP)
