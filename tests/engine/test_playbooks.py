@@ -412,7 +412,7 @@ def test_a_bad_rollout_by_git_or_helm_is_a_suggestion_with_the_command(
 
 def test_what_was_changed_behind_gits_back_is_synced_by_argo_cd(sim: Sim) -> None:
     async def test(p: Platform) -> None:
-        await p.policy()
+        await p.policy(targets={"namespaces": ["shop", "openshift-gitops"]})
         await note(p, **TRACKED)
         application = {
             "apiVersion": "argoproj.io/v1alpha1",

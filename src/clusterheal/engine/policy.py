@@ -18,6 +18,11 @@ MODES = ("observe", "suggest", "approve", "auto")
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
+def is_system(namespace: str | None) -> bool:
+    """Whether the cluster itself lives there: Kubernetes reserves `kube-`, OpenShift `openshift` and `openshift-`."""
+    return namespace is not None and (namespace.startswith(("kube-", "openshift-")) or namespace == "openshift")
+
+
 def strictest(*modes: str) -> str:
     return MODES[min(MODES.index(m) for m in modes)]
 
@@ -109,7 +114,8 @@ class PolicySet:
     def effective(self, action: str, target: ObjectRef, labels: Mapping[str, str]) -> Policy:
         """The strictest combination of the policies that match; without one: observe.
 
-        An unreadable policy might have been meant for this target, so it holds everything at observe.
+        An unreadable policy might have been meant for this target, so it holds everything at observe. In the cluster's
+        own namespaces a policy that names none still restricts, but only one that names them permits.
         """
         if self.problems:
             name, problem = sorted(self.problems.items())[0]
@@ -117,6 +123,8 @@ class PolicySet:
         matching = [p for p in self.policies if p.matches(action, target, labels)]
         if not matching:
             return Policy(name="(none matches)", mode="observe")
+        if is_system(target.namespace) and not any(target.namespace in p.namespaces for p in matching):
+            return Policy(name=f"(none names the system namespace {target.namespace})", mode="observe")
         return _combine(matching)
 
 

@@ -508,6 +508,33 @@ def test_where_policies_meet_the_strictest_value_holds() -> None:
     assert elsewhere.mode == "auto"
 
 
+@pytest.mark.parametrize(
+    ("namespace", "named", "mode"),
+    [
+        ("shop", [], "auto"),
+        ("kubernetes-dashboard", [], "auto"),
+        ("openshifters", [], "auto"),
+        ("kube-system", [], "observe"),
+        ("kube-node-lease", [], "observe"),
+        ("openshift", [], "observe"),
+        ("openshift-monitoring", [], "observe"),
+        ("openshift-monitoring", ["shop", "openshift-monitoring"], "auto"),
+        ("openshift-monitoring", ["openshift-ingress"], "observe"),
+    ],
+)
+def test_the_clusters_own_namespaces_are_left_alone_unless_they_are_named(
+    namespace: str, named: list[str], mode: str
+) -> None:
+    parsed = parse_policies([{"metadata": {"name": "p"}, "spec": {"mode": "auto", "targets": {"namespaces": named}}}])
+    assert parsed.effective("restart", replace(CART, namespace=namespace), {}).mode == mode
+
+
+def test_a_policy_without_namespaces_still_restricts_the_clusters_own() -> None:
+    specs = {"named": {"mode": "auto", "targets": {"namespaces": ["kube-system"]}}, "everywhere": {"mode": "suggest"}}
+    both = parse_policies([{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()])
+    assert both.effective("restart", replace(CART, namespace="kube-system"), {}).mode == "suggest"
+
+
 def test_quantities_durations_and_counts() -> None:
     assert quantity("512Mi") == 512 * 2**20
     assert quantity("250m") == 0.25
