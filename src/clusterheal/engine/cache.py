@@ -230,10 +230,10 @@ class Cache:
                 transform=lambda obj: (_key(obj), self._projected(resource, obj)),
             )
         except ApiError as exc:
-            self._note_refusal(resource, exc)
-            if exc.status in (403, 404):
-                return None
-            raise
+            if exc.status not in (403, 404):
+                raise
+            self._note_refusal(resource, exc, absent=exc.status == 404 or not await self._served(resource))
+            return None
         self._unreadable.pop(resource, None)
         self._absent.discard(resource)
         known = self._objects[resource]
@@ -247,14 +247,22 @@ class Cache:
             self._note_change(resource)
         return found.resource_version
 
-    def _note_refusal(self, resource: Resource, exc: ApiError) -> None:
-        if exc.status == 404:
+    async def _served(self, resource: Resource) -> bool:
+        """Whether a refused kind is there at all; as long as that is not known, it may be."""
+        try:
+            return await self._cluster.serves(resource)
+        except ClusterhealError as exc:
+            log.info("discovery failed", extra={"resource": resource.plural, "error": str(exc)})
+            return True
+
+    def _note_refusal(self, resource: Resource, exc: ApiError, *, absent: bool) -> None:
+        if absent:
             self._absent.add(resource)  # this cluster has no such kind
             self._unreadable.pop(resource, None)
             self._objects[resource] = {}
             self._shown.pop(resource, None)
             self._synced_at.pop(resource, None)
-        elif exc.status == 403:
+        else:
             why = f"the service account may not list {resource.plural}: {exc.message}"
             if self._unreadable.get(resource) != why:
                 log.warning("cannot list", extra={"resource": resource.plural, "error": why})

@@ -145,6 +145,15 @@ class HttpCluster:
                     raise failure_of_body(500, event["object"])
                 yield WatchEvent(type=event["type"], object=event["object"])
 
+    async def serves(self, resource: Resource) -> bool:
+        try:
+            found = await self._read(resource.discovery_path, {})
+        except ApiError as exc:
+            if exc.status == 404:
+                return False
+            raise
+        return any(r.get("name") == resource.plural for r in found.get("resources") or ())
+
     async def create(
         self, resource: Resource, obj: Manifest, *, namespace: str | None = None, dry_run: bool = False
     ) -> Manifest:

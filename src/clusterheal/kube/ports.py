@@ -31,9 +31,14 @@ class Resource:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    @property
+    def discovery_path(self) -> str:
+        """Where the server lists the resources of this group and version."""
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
         """The URL path below the server's root."""
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        root = self.discovery_path
         scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         tail = "".join(f"/{part}" for part in (name, subresource) if part)
         return f"{root}{scope}/{self.plural}{tail}"
@@ -112,6 +117,13 @@ class Cluster(Protocol):
         timeout_seconds: float | None = None,
     ) -> AsyncIterator[WatchEvent]:
         """Events after `resource_version`; raises `ApiError` 410 when that is too old: list again."""
+        ...
+
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the server has this kind at all, from discovery; an account without rights may ask, too.
+
+        A list does not tell: rights are checked before it is looked whether there is such a kind.
+        """
         ...
 
     async def create(

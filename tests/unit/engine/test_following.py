@@ -24,7 +24,8 @@ from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.silence_reader import SilenceReader
 from clusterheal.engine.views import Key, Snapshot
 from clusterheal.engine.world import Config, Leadership, World
-from clusterheal.kube.ports import ApiError, Manifest, ObjectList, Resource
+from clusterheal.errors import ClusterhealError
+from clusterheal.kube.ports import ApiError, ApiRetryable, Manifest, ObjectList, Resource
 from clusterheal.kube.resources import INCIDENTS, MACHINE_CONFIG_POOLS, NODE_HEALTH_CHECKS, NODES
 from clusterheal.settings import PrometheusSettings
 
@@ -52,8 +53,9 @@ class Clock:
 class Server:
     """Answers lists as told, then with an empty one; what is created is kept."""
 
-    def __init__(self, *answers: ApiError) -> None:
+    def __init__(self, *answers: ApiError, serves: bool | ClusterhealError = True) -> None:
         self.answers = list(answers)
+        self.has = serves
         self.listed = asyncio.Event()
         self.created: list[Any] = []
 
@@ -62,6 +64,11 @@ class Server:
             raise self.answers.pop(0)
         self.listed.set()
         return ObjectList(items=[], resource_version="7")
+
+    async def serves(self, _: Resource) -> bool:
+        if isinstance(self.has, ClusterhealError):
+            raise self.has
+        return self.has
 
     async def watch(self, _: Resource, **__: Any) -> Any:
         await asyncio.Event().wait()
@@ -108,6 +115,19 @@ async def test_a_forbidden_kind_is_told_once_by_name(caplog: pytest.LogCaptureFi
     (told,) = caplog.records
     assert "may not list machineconfigpools" in vars(told)["error"]
     assert MACHINE_CONFIG_POOLS in cache.snapshot().unreadable
+
+
+@pytest.mark.parametrize(
+    ("serves", "absent"), [(True, False), (False, True), (ApiRetryable("503"), False), (ApiError(403, "", ""), False)]
+)
+async def test_a_forbidden_kind_is_absent_only_where_discovery_says_so(
+    serves: bool | ClusterhealError, absent: bool
+) -> None:
+    cache = cache_of(Server(FORBIDDEN, serves=serves), Clock(), Wanted(resource=MACHINE_CONFIG_POOLS))
+    await cache.sync()
+    seen = cache.snapshot()
+    assert (MACHINE_CONFIG_POOLS in seen.absent) is absent
+    assert (MACHINE_CONFIG_POOLS in seen.unreadable) is not absent
 
 
 @pytest.mark.parametrize(("first", "then"), [(FORBIDDEN, ABSENT), (ABSENT, FORBIDDEN)])

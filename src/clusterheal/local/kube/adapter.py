@@ -36,12 +36,14 @@ class SimulatedCluster:
             raise failure(exc.status, exc.reason, exc.message, exc.details) from None
 
     def _target(self, verb: str, resource: Resource, namespace: str | None, name: str = "", sub: str = "") -> Any:
-        kind = self.api.kind(resource)
-        self.api.authorize(self.user, verb, kind, namespace, name, sub)
-        return kind
+        self.api.authorize(self.user, verb, resource, namespace, name, sub)
+        return self.api.kind(resource)
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Manifest:
         return clone(self._call(lambda: self.api.get(self._target("get", resource, namespace, name), namespace, name)))
+
+    async def serves(self, resource: Resource) -> bool:
+        return self.api.catalogue.find(resource.group, resource.version, resource.plural) is not None
 
     async def list(
         self,

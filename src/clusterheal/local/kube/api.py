@@ -74,16 +74,14 @@ class ApiServer:
             raise failures.unknown_path()
         return found
 
-    def authorize(
-        self, user: User, verb: str, kind: ResourceType, namespace: str | None, name: str, sub: str = ""
-    ) -> None:
-        """
+    def authorize(self, user: User, verb: str, r: Resource, namespace: str | None, name: str, sub: str = "") -> None:
+        """As a server does it: before anybody looks whether there is such a type.
+
         Raises:
             ApiError: 403 naming the missing permission.
         """
         if not self.access.enforce:
             return
-        r = kind.resource
         resource = f"{r.plural}/{sub}" if sub else r.plural
         ask = Access(verb=verb, api_group=r.group, resource=resource, namespace=namespace or "", name=name)
         if not self.access.allows(user, ask):

@@ -15,7 +15,7 @@ from clusterheal.local.kube.access import User
 from clusterheal.local.kube.adapter import bookmark
 from clusterheal.local.kube.api import ApiServer, WriteRequest
 from clusterheal.local.kube.tables import to_table
-from clusterheal.local.kube.wire import HttpRequest, Target, target_of
+from clusterheal.local.kube.wire import Asked, HttpRequest, Target, asked_of, target_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -71,9 +71,10 @@ class KubeApp:
         if document is not None and request.method == "GET":
             await _send_json(send, 200, document)
             return
-        target = target_of(request.path, self._api.catalogue)
         watching = request.method == "GET" and request.flag("watch")
-        self._authorize(user, request, target, watching=watching)
+        asked = asked_of(request.path)
+        self._authorize(user, request, asked, watching=watching)
+        target = target_of(asked, self._api.catalogue)
         if watching:
             await self._watch(request, target, receive, send)
         elif target.subresource == "log":
@@ -90,15 +91,15 @@ class KubeApp:
         else:
             await _send(send, 200, b"ok", "text/plain; charset=utf-8")
 
-    def _authorize(self, user: User, request: HttpRequest, target: Target, *, watching: bool) -> None:
+    def _authorize(self, user: User, request: HttpRequest, asked: Asked, *, watching: bool) -> None:
         verb = _VERBS.get(request.method)
         if verb is None:
             raise failures.method_not_allowed()
-        if not target.name and verb in ("get", "delete"):
+        if not asked.name and verb in ("get", "delete"):
             verb = {"get": "list", "delete": "deletecollection"}[verb]
         if watching:
             verb = "watch"
-        self._api.authorize(user, verb, target.kind, target.namespace, target.name, target.subresource)
+        self._api.authorize(user, verb, asked.resource, asked.namespace, asked.name, asked.subresource)
 
     def _operate(self, user: User, request: HttpRequest, target: Target) -> tuple[int, Manifest]:
         api, kind, namespace, name = self._api, target.kind, target.namespace, target.name

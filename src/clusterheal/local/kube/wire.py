@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 import yaml
 
-from clusterheal.kube.ports import Manifest
+from clusterheal.kube.ports import Manifest, Resource
 from clusterheal.local.kube import failures
 from clusterheal.local.kube.api import Query
 from clusterheal.local.kube.kinds import Catalogue, ResourceType
@@ -28,10 +28,21 @@ class Target:
     subresource: str = ""
 
 
-def target_of(path: str, catalogue: Catalogue) -> Target:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a path means, whether or not it is served. The resource's kind is not known from a path."""
+
+    resource: Resource
+    namespace: str | None
+    name: str = ""
+    subresource: str = ""
+    rest: tuple[str, ...] = ()
+
+
+def asked_of(path: str) -> Asked:
     """
     Raises:
-        ApiError: 404, nothing is served there.
+        ApiError: 404, the path is none of a resource.
     """
     parts = [unquote(p) for p in path.strip("/").split("/")]
     if parts[0] == "api" and len(parts) >= 3:
@@ -44,11 +55,21 @@ def target_of(path: str, catalogue: Catalogue) -> Target:
     own = group == "" and len(rest) == 3 and rest[2] in _NAMESPACE_SUBRESOURCES
     if rest[0] == "namespaces" and len(rest) >= 3 and not own:
         namespace, rest = rest[1], rest[2:]
-    kind = catalogue.find(group, version, rest[0])
-    if kind is None or len(rest) > 3 or (namespace is not None and not kind.resource.namespaced):
-        raise failures.unknown_path()
     name, sub = (*rest[1:], "", "")[:2]
-    return Target(kind=kind, namespace=namespace, name=name, subresource=sub)
+    resource = Resource(group=group, version=version, plural=rest[0], kind="")
+    return Asked(resource=resource, namespace=namespace, name=name, subresource=sub, rest=tuple(rest[3:]))
+
+
+def target_of(asked: Asked, catalogue: Catalogue) -> Target:
+    """
+    Raises:
+        ApiError: 404, nothing is served there.
+    """
+    r = asked.resource
+    kind = catalogue.find(r.group, r.version, r.plural)
+    if kind is None or asked.rest or (asked.namespace is not None and not kind.resource.namespaced):
+        raise failures.unknown_path()
+    return Target(kind=kind, namespace=asked.namespace, name=asked.name, subresource=asked.subresource)
 
 
 @dataclass(frozen=True, kw_only=True)

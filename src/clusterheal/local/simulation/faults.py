@@ -83,6 +83,9 @@ class FaultyCluster:
     async def list(self, resource: Resource, **options: Any) -> ObjectList:
         return await self._call(lambda: self._inner.list(resource, **options), write=False)
 
+    async def serves(self, resource: Resource) -> bool:
+        return await self._call(lambda: self._inner.serves(resource), write=False)
+
     async def create(self, resource: Resource, obj: Manifest, **options: Any) -> Manifest:
         return await self._call(lambda: self._inner.create(resource, obj, **options), write=True)
 
