@@ -72,6 +72,77 @@ def test_what_is_right_depends_on_the_version() -> None:
     assert "CH301" not in broken(scene(raw, Platform.VANILLA))
 
 
+def service(name: str, annotations: dict[str, str] | None = None, **predictor: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "n", "annotations": annotations or {}}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {"predictor": predictor},
+    }
+
+
+def selecting(**labels: str) -> dict[str, Any]:
+    metadata = {"name": "s", "namespace": "n"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": labels}}
+
+
+MODE = "serving.kserve.io/deploymentMode"
+ONNX = service("m", model={"modelFormat": {"name": "onnx"}})
+AUTO = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ServingRuntime",
+    "metadata": {"name": "triton", "namespace": "n"},
+    "spec": {"supportedModelFormats": [{"name": "onnx", "autoSelect": True}], "containers": []},
+}
+PROMETHEUS = {
+    "apiVersion": "monitoring.coreos.com/v1",
+    "kind": "Prometheus",
+    "metadata": {"name": "k8s", "namespace": "n"},
+}
+KUBELET = {
+    "apiVersion": "monitoring.coreos.com/v1",
+    "kind": "ServiceMonitor",
+    "metadata": {"name": "kubelet", "namespace": "n"},
+    "spec": {"endpoints": [{"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "platform", "manifests", "found"),
+    [
+        ("CH301", Platform.RHOAI_2, [service("m", {MODE: "ModelMesh"})], False),
+        ("CH301", Platform.RHOAI_2, [service("m", {MODE: "Serverless"})], False),
+        ("CH301", Platform.RHOAI_3, [service("m", {MODE: "ModelMesh"})], True),
+        ("CH302", Platform.VANILLA, [service("m", canaryTrafficPercent=10)], False),
+        ("CH302", Platform.VANILLA, [service("m", {MODE: "Knative"}, canaryTrafficPercent=10)], False),
+        ("CH302", Platform.VANILLA, [service("m", {MODE: "Standard"}, canaryTrafficPercent=10)], True),
+        ("CH305", Platform.VANILLA, [ONNX], False),
+        ("CH305", Platform.RHOAI_3, [ONNX, AUTO], False),
+        ("CH306", Platform.VANILLA, [service("m", model={"runtime": "kserve-tritonserver"})], False),
+        ("CH306", Platform.RHOAI_3, [service("m", model={"runtime": "kserve-tritonserver"})], True),
+        ("CH405", Platform.VANILLA, [KUBELET], False),
+        ("CH405", Platform.RHOAI_3, [KUBELET], True),
+        ("CH705", Platform.VANILLA, [PROMETHEUS, selecting(prometheus="k8s")], False),
+        ("CH705", Platform.VANILLA, [selecting(prometheus="k8s")], True),
+        ("CH705", Platform.VANILLA, [service("m"), selecting(app="isvc.m-predictor")], False),
+        (
+            "CH705",
+            Platform.VANILLA,
+            [service("m"), selecting(app="isvc.m-transformer", component="transformer")],
+            False,
+        ),
+        ("CH705", Platform.VANILLA, [service("m"), selecting(app="isvc.n-predictor")], True),
+        ("CH705", Platform.VANILLA, [selecting(app="isvc.m-predictor")], False),
+    ],
+)
+def test_manifests_as_other_projects_ship_them(
+    rule: str, platform: Platform, manifests: list[dict[str, Any]], found: bool
+) -> None:
+    """As in KServe's samples, kube-prometheus and workshops for OpenShift AI; and what is wrong, close beside it."""
+    assert (rule in broken(scene(manifests, platform))) is found
+
+
 def test_a_plain_kubernetes_does_not_enforce_namespaces_in_rules() -> None:
     assert "CH401" not in broken(scene(CASES["CH401"]["bad"], Platform.VANILLA))
 

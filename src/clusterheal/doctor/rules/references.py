@@ -13,6 +13,12 @@ from clusterheal.doctor.scene import FieldPath, Object, PodTemplate, Scene, mapp
 BOOK = RuleBook()
 _KUSTOMIZE_HASH = re.compile(r"-[0-9a-z]{10}\Z")
 _REGISTRY = re.compile(r"^https?://[a-z0-9-]+\.rhoai-model-registries\.svc")
+ISVC_LABEL = "serving.kserve.io/inferenceservice"
+MAKE_PODS = (
+    "Alertmanager", "DataSciencePipelinesApplication", "Grafana", "Kafka", "ModelRegistry", "PostgresCluster",
+    "Prometheus", "PrometheusAgent", "RayCluster", "Rollout", "ThanosRuler",
+)  # fmt: skip
+"""Kinds whose operators make pods; with which labels, the manifests do not say."""
 GENERATED = "opendatahub.io/generated-namespace"
 OWNED_BY_ROLLOUT = ("storageUri", "/spec/predictor/model/storage", ".spec.predictor.model.storage")
 
@@ -122,10 +128,7 @@ def service_selects_nothing(scene: Scene) -> Iterator[Problem]:
     pods = [p for p in scene.pods() if p.labels]
     for o in scene.of("Service"):
         selector = o.at("spec", "selector", default={})
-        made_by_kserve = any(
-            k.startswith("serving.kserve.io/") or str(v).startswith("isvc.") for k, v in selector.items()
-        )
-        if not selector or made_by_kserve:
+        if not selector or _may_be_made_elsewhere(scene, o.namespace, selector):
             continue
         chosen = [p for p in pods if p.owner.namespace == o.namespace and selector.items() <= p.labels.items()]
         if not chosen:
@@ -142,6 +145,23 @@ def service_selects_nothing(scene: Scene) -> Iterator[Problem]:
             target = port.get("targetPort", port.get("port"))
             if isinstance(target, str) and target not in ports:
                 yield Problem(obj=o, path=("spec", "ports", i), said=f"targetPort {target!r} is no container's port")
+
+
+def _may_be_made_elsewhere(scene: Scene, namespace: str | None, selector: Mapping[str, Any]) -> bool:
+    """Whether KServe, by one of the InferenceServices here, or an operator whose objects are here makes such pods."""
+    apps = [str(v) for k, v in selector.items() if k == "app" and str(v).startswith("isvc.")]
+    if not apps and ISVC_LABEL not in selector:
+        return any(o.namespace == namespace for o in scene.of(*MAKE_PODS))
+    services = [o for o in scene.of("InferenceService") if o.namespace == namespace]
+    if not services:
+        return True  # whoever rolls models out makes them
+    for o in services:
+        canaries = [(c.get("predictor") or {}).get("name") for _, c in mappings(o.at("spec", "canary"))]
+        predictors = [o.name, o.at("spec", "predictor", "name"), *canaries]
+        names = {f"isvc.{name}-{part}" for name in predictors for part in ("predictor", "transformer", "explainer")}
+        if selector.get(ISVC_LABEL, o.name) == o.name and set(apps) <= names:
+            return True
+    return False
 
 
 @BOOK.add(

@@ -14,6 +14,14 @@ AUTH = "security.opendatahub.io/enable-auth"
 VISIBILITY = "networking.kserve.io/visibility"
 MAX_NAME = 53
 SHIPPED = frozenset({"kserve-ovms", "mlserver", "kserve-mlserver"})
+SHIPPED_BY_KSERVE = SHIPPED | {
+    f"kserve-{name}"
+    for name in (
+        "huggingfaceserver", "huggingfaceserver-multinode", "lgbserver", "paddleserver", "pmmlserver",
+        "predictiveserver", "sklearnserver", "tensorflow-serving", "torchserve", "tritonserver", "xgbserver",
+    )
+}  # fmt: skip
+KNATIVE = ("Serverless", "Knative")  # one mode: KServe 0.16 gave it the second name
 _NUMBERED = re.compile(r"(?:^|/)(v|version-?)(\d+)/?\Z", re.IGNORECASE)
 _PREDICTOR = re.compile(r"^(?P<scheme>https?)://(?P<name>[a-z0-9-]+)-predictor(?P<rest>[.:/][^ ]*)?$")
 PREDICTOR: FieldPath = ("spec", "predictor")
@@ -24,15 +32,17 @@ PREDICTOR: FieldPath = ("spec", "predictor")
     "deployment-mode",
     Severity.ERROR,
     why="Serverless is gone in OpenShift AI 3.x, whose raw mode is called Standard; 2.25 knows it as "
-    "RawDeployment. Without the annotation the cluster's default decides.",
+    "RawDeployment, beside Serverless and ModelMesh. Without the annotation the cluster's default decides.",
     fix=f"{MODE}: Standard for 3.x, RawDeployment for 2.x",
 )
 def deployment_mode(scene: Scene) -> Iterator[Problem]:
     if not scene.openshift:
         return
-    wanted = "RawDeployment" if scene.platform is Platform.RHOAI_2 else "Standard"
+    old = scene.platform is Platform.RHOAI_2
+    wanted = "RawDeployment" if old else "Standard"
     for o in scene.of("InferenceService"):
-        if o.annotations.get(MODE) != wanted:
+        mode = o.annotations.get(MODE)
+        if mode != wanted and not (old and mode in ("Serverless", "ModelMesh")):
             said = f"{o.annotations.get(MODE) or 'no mode'}, expected {wanted} on {scene.platform}"
             yield Problem(obj=o, path=("metadata", "annotations", MODE), said=said)
 
@@ -41,15 +51,17 @@ def deployment_mode(scene: Scene) -> Iterator[Problem]:
     "CH302",
     "canary-ignored",
     Severity.ERROR,
-    why="canaryTrafficPercent works in Serverless mode only; in RawDeployment and Standard it is ignored without "
-    "a word, and the new model gets all of the traffic.",
+    why="canaryTrafficPercent works with Knative only (Serverless); in RawDeployment and Standard it is ignored "
+    "without a word, and the new model gets all of the traffic.",
     fix="spec.canary[] where KServe has it (0.20, Standard), otherwise a second InferenceService as shadow",
 )
 def canary_ignored(scene: Scene) -> Iterator[Problem]:
     for o in scene.of("InferenceService"):
         path = (*PREDICTOR, "canaryTrafficPercent")
-        if o.at(*path) is not None and o.annotations.get(MODE) != "Serverless":
-            yield Problem(obj=o, path=path, said="canaryTrafficPercent outside Serverless mode")
+        mode = o.annotations.get(MODE)
+        by_default = mode is None and not scene.openshift  # KServe's own default may be Knative
+        if o.at(*path) is not None and mode not in KNATIVE and not by_default:
+            yield Problem(obj=o, path=path, said="canaryTrafficPercent without Knative")
 
 
 @BOOK.add(
@@ -99,13 +111,23 @@ def model_path(scene: Scene) -> Iterator[Problem]:
     "CH305",
     "runtime-not-named",
     Severity.ERROR,
-    why="no runtime is chosen for ONNX by itself: the service stays without a pod, with RuntimeNotRecognized.",
+    why="of OpenShift AI's runtimes none is chosen for ONNX by itself: the service stays without a pod, with "
+    "RuntimeNotRecognized.",
     fix="spec.predictor.model.runtime: the runtime's name",
 )
 def runtime_not_named(scene: Scene) -> Iterator[Problem]:
+    if not scene.openshift:
+        return
+    offered = {
+        r.namespace
+        for r in scene.of("ServingRuntime", "ClusterServingRuntime")
+        for _, f in mappings(r.at("spec", "supportedModelFormats"))
+        if f.get("name") == "onnx" and f.get("autoSelect") is True
+    }
     for o in scene.of("InferenceService"):
         model = o.at(*PREDICTOR, "model", default={})
-        if (model.get("modelFormat") or {}).get("name") == "onnx" and not model.get("runtime"):
+        chosen = bool(offered & {o.namespace, None})  # a ClusterServingRuntime has no namespace
+        if (model.get("modelFormat") or {}).get("name") == "onnx" and not model.get("runtime") and not chosen:
             yield Problem(obj=o, path=(*PREDICTOR, "model"), said="format onnx without a runtime")
 
 
@@ -122,7 +144,7 @@ def runtime_not_there(scene: Scene) -> Iterator[Problem]:
         path = (*PREDICTOR, "model", "runtime")
         name = o.at(*path)
         known = scene.has("ServingRuntime", str(name), o.namespace) or scene.has("ClusterServingRuntime", str(name))
-        if name and not known and name not in SHIPPED:
+        if name and not known and name not in (SHIPPED if scene.openshift else SHIPPED_BY_KSERVE):
             yield Problem(obj=o, path=path, said=f"no ServingRuntime {name!r} in {o.namespace}")
 
 
