@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import random
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -206,6 +207,7 @@ class World:
 
     async def _reconcile(self, item: Manifest) -> None:
         name = item["metadata"]["name"]
+        check_admitted(item)
         if self.faults.never_observed:
             return
         uri = (item["spec"]["predictor"].get("model") or {}).get("storageUri")
@@ -268,6 +270,16 @@ class World:
                 return httpx.Response(400, json=body)
         self.faults.alters.get(path.name, lambda _: None)(body)
         return httpx.Response(200, json=body)
+
+
+def check_admitted(item: Manifest) -> None:
+    """What KServe's webhook refuses although its CRD's schema allows it (`validateInferenceService`)."""
+    predictor = item["spec"]["predictor"]
+    model = predictor.get("model") or {}
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", item["metadata"]["name"])
+    assert not model.get("name"), "the 'name' field is not allowed in standard predictor"
+    assert not ("storageUri" in model and predictor.get("storageUris")), "both storageUri and storageUris"
+    assert len({"model", "containers"} & set(predictor)) <= 1, "exactly one implementation"
 
 
 def _infer(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
