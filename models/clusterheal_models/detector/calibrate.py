@@ -133,6 +133,8 @@ class Calibration:
         self.events.pop()
         self.graph.alarm_ratio = torch.tensor(alarm_ratio(self.config))
         self.graph.alarm_score = torch.tensor(ALARM_SCORE)
+        per_day = self.config.false_alarms_per_day + self.config.real_alarms_per_day
+        self.graph.alarms_per_step = torch.tensor(per_day * self.panel.contract.step_ns / 86_400e9)
         self.graph.found_share = self._found_share()
 
     def alarm_steps(self) -> int:
@@ -142,7 +144,8 @@ class Calibration:
             index, seen = torch.full((len(state),), row), torch.ones(len(state))
             both = torch.from_numpy(state).float(), torch.from_numpy(event).float()
             kept = self.graph.remember(*both, seen, no_memory(len(state)), index)
-            passed += int(self.graph.alarm(kept.ratio, self.graph.score(kept.above, kept.ratio, index)).sum())
+            now = self.graph.score(kept.above, kept.ratio, index)
+            passed += int((self.graph.loudness(kept.ratio, now) >= 1).sum())
         return passed
 
     def days(self) -> float:

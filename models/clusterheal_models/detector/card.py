@@ -14,7 +14,8 @@ _TEMPLATE = """# anomaly-detector
 **Use.** Scores how unusual each workload, node or instance is right now, and names the metrics that show it.
 A score is -log10 of the chance of a state at least this odd under normal operation, and more while an event is
 under way. `alarm` is raised where events pass {ratio:.2f} times what is rare for the entity, or the score passes
-{threshold:.1f}; it is meant for {budget:g} false alarms per entity and day. `confidence` is the calibrated
+{threshold:.1f}; it is meant for {budget:g} false alarms per entity and day. Where more than {most:g} alarms a day begin
+for longer, real or false, the threshold rises until they do not. `confidence` is the calibrated
 chance that an alarm is real.
 
 **Out of scope.** Root causes, security incidents, and metrics that the feature contract does not list. A
@@ -36,8 +37,9 @@ calibration slice {rate:.3f} steps per entity and day alarmed ({days:.1f} entity
 ones and, for real ones, the share of injected faults that reach the score: {found}.
 
 **Limits.** Trouble that lasted through most of training looks normal. Gaps weaken a verdict: a metric without
-a sample in the newest steps contributes nothing. A request is judged by itself: a metric that has settled elsewhere
-stays odd until the next training. A slow, small ramp is found late or not at all.
+a sample in the newest steps contributes nothing. A request without `memory` is judged by itself: an entity that has
+settled elsewhere alarms more often than stated until `memory_after` has been handed back for some hundred steps, or
+until the next training. A slow, small ramp is found late or not at all.
 """
 
 
@@ -51,6 +53,7 @@ def model_card(
         ratio=calibration["alarm_ratio"],
         threshold=calibration["alarm_score"],
         budget=calibration["false_alarms_per_entity_day"],
+        most=calibration["most_alarms_begun_per_entity_day"],
         prior=calibration["event_prior"],
         entities=len(panel.entities),
         features=len(panel.contract.features),

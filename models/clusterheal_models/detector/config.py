@@ -34,6 +34,10 @@ class DetectorConfig:
 
     `device`: where the large sums and all windows of fitting are computed; `auto` takes CUDA when there is one.
     `false_alarms_per_day`: stated bound per entity and day; the alarm's threshold follows from it.
+    `real_alarms_per_day`: how many real ones an entity may have on the mean before they count as false: nobody tells
+    which an alarm was. The alarms that begin per entity and day stay within the sum of both in the long run.
+    `burst`, `bar_step`: how many alarms may begin in a row beyond that, and by which share of the threshold each
+    further one raises it.
     `event_prior`: share of windows that lie in real trouble, the prior behind `confidence`;
     5 % is about the median share of the recorded data sets (2 to 11 %).
     `fresh_steps`: how many newest steps count as "now"; a metric without a sample in them contributes nothing.
@@ -52,6 +56,9 @@ class DetectorConfig:
     seed: int = 7
     device: str = "auto"
     false_alarms_per_day: float = 1.0
+    real_alarms_per_day: float = 1.0
+    burst: float = 2.0
+    bar_step: float = 0.3
     event_prior: float = 0.05
     fresh_steps: int = 3
     lags: int = 24
@@ -75,6 +82,8 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if self.false_alarms_per_day <= 0:
             raise InvalidInput(f"false_alarms_per_day must be positive, got {self.false_alarms_per_day}")
+        if min(self.real_alarms_per_day, self.burst, self.bar_step) < 0:
+            raise InvalidInput("real_alarms_per_day, burst and bar_step must not be negative")
         if not 0 < self.event_prior < 1:
             raise InvalidInput(f"event_prior must be in (0, 1), got {self.event_prior}")
         if min(self.baseline_steps, self.event_steps, self.rare_steps, *self.hold_steps, self.echo_hold) < 1:

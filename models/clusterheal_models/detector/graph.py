@@ -23,7 +23,7 @@ from clusterheal_models.detector.config import (
     STATE_WEIGHTS,
     DetectorConfig,
 )
-from clusterheal_models.detector.memory import Pace, Remembered, remember
+from clusterheal_models.detector.memory import Limit, Pace, Remembered, limited_alarm, remember
 from clusterheal_models.detector.operators import TINY, masked, metric_error, middle, squash, unsquash
 from clusterheal_models.detector.tails import tail_score
 
@@ -49,6 +49,7 @@ class Layout:
     `seasons`: steps back from the newest to the same time on each earlier day that is compared with, and the seasonal
     block that holds it, or `None` where the recent steps do. `season_before`: steps of a block that lie before the step
     after the same time. `decay`, `decay_long`: what is left after a step of what is held of a state, and of its `echo`.
+    `burst`, `bar_step`: see `DetectorConfig`.
     """
 
     fresh_steps: int
@@ -63,6 +64,8 @@ class Layout:
     decay: float
     decay_long: float
     echo: float
+    burst: float
+    bar_step: float
 
     @classmethod
     def of(cls, config: DetectorConfig, window: WindowSpec) -> Layout:
@@ -87,6 +90,8 @@ class Layout:
             decay=0.5 ** (1.0 / half_life),
             decay_long=0.5 ** (1.0 / (config.echo_hold * half_life)),
             echo=config.echo,
+            burst=config.burst,
+            bar_step=config.bar_step,
         )
 
 
@@ -159,6 +164,7 @@ class DetectorGraph(nn.Module):
     event_prior: Tensor
     alarm_ratio: Tensor
     alarm_score: Tensor
+    alarms_per_step: Tensor
 
     def __init__(self, tables: Mapping[str, Tensor], layout: Layout) -> None:
         super().__init__()
@@ -349,6 +355,7 @@ class DetectorGraph(nn.Module):
         kept = self.remember(state, event, some, memory, row)
         now = self.score(kept.above, kept.ratio, row) * some
         score = self.score(kept.held, kept.ratio, row) * some
+        alarm, after = limited_alarm(self.loudness(kept.ratio, now), kept, self.limit())
         score = score + 0.0 * timestamp.to(score.dtype)  # keeps the input in the graph: the wire format has it
         band = [
             self.untransform(unsquash(parts.predicted + self.band[row, :, i]) * parts.scale + parts.loc)
@@ -358,17 +365,20 @@ class DetectorGraph(nn.Module):
             score,
             torch.pow(10.0, -score),
             self.confidence(now),
-            self.alarm(kept.ratio, now),
+            alarm,
             share * score.unsqueeze(1),
             band[0],
             band[1],
             band[2],
-            kept.memory,
+            after,
         )
 
-    def alarm(self, ratio: Tensor, now: Tensor) -> Tensor:
-        """Whether an event or a state is too odd; what is only held of an earlier state is no reason."""
-        return (ratio >= self.alarm_ratio) | (now >= self.alarm_score)
+    def loudness(self, ratio: Tensor, now: Tensor) -> Tensor:
+        """How odd an event or a state is, 1 at the threshold; what is only held of an earlier state does not count."""
+        return torch.maximum(ratio / self.alarm_ratio, now / self.alarm_score)
+
+    def limit(self) -> Limit:
+        return Limit(per_step=self.alarms_per_step, burst=self.layout.burst, bar_step=self.layout.bar_step)
 
     def found(self, score: Tensor) -> Tensor:
         """Share of injected faults that score at least this, interpolated on whole scores."""
@@ -408,4 +418,5 @@ def empty_tables(n_entities: int, n_features: int) -> dict[str, Tensor]:
         "event_prior": torch.tensor(0.05),
         "alarm_ratio": torch.tensor(2.0),
         "alarm_score": torch.tensor(5.0),
+        "alarms_per_step": torch.tensor(0.0),
     }

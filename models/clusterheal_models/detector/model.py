@@ -64,6 +64,7 @@ class Detector:
             "alarm_ratio": float(self.fitted.graph.alarm_ratio),
             "alarm_score": float(self.fitted.graph.alarm_score),
             "false_alarms_per_entity_day": self.config.false_alarms_per_day,
+            "most_alarms_begun_per_entity_day": self.config.false_alarms_per_day + self.config.real_alarms_per_day,
             "event_prior": self.config.event_prior,
             "found_share_at_score": [float(v) for v in self.fitted.graph.found_share],
             "pieces": list(PIECES),

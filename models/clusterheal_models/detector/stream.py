@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from clusterheal.contracts import FeaturePanel, Float32
-from clusterheal_models.detector.memory import LEAST_LEVEL, RARE
+from clusterheal_models.detector.memory import LEAST_LEVEL, MOST_BEGUN, RARE, SAME_ALARM, Limit
 from clusterheal_models.detector.model import Detector
 from clusterheal_models.detector.windows import Windows
 
@@ -62,6 +62,17 @@ def hold(score: Float64, decay: float) -> Float64:
     return out
 
 
+def limit_alarms(loudness: Float64, limit: Limit) -> npt.NDArray[np.bool_]:
+    """Where the loudness passes 1, or more after alarms that began too often."""
+    out = np.empty(len(loudness), bool)
+    begun, quiet, per_step = 0.0, SAME_ALARM, float(limit.per_step)
+    for t, value in enumerate(loudness.tolist()):
+        out[t] = on = value >= 1.0 + limit.bar_step * max(begun - limit.burst, 0.0)
+        begun = min(max(begun + (on and quiet >= SAME_ALARM) - per_step, 0.0), MOST_BEGUN)
+        quiet = 0.0 if on else min(quiet + 1.0, SAME_ALARM)
+    return out
+
+
 @torch.no_grad()
 def score_stream(detector: Detector, panel: FeaturePanel, entity: int, *, first: int) -> StreamScores:
     """Score every row from `first` on of an entity that the detector was trained on.
@@ -90,7 +101,7 @@ def score_stream(detector: Detector, panel: FeaturePanel, entity: int, *, first:
     now, score = (graph.score(torch.from_numpy(x).float(), ratio, row) * torch.from_numpy(some) for x in (above, held))
     return StreamScores(
         score=score.double().numpy(),
-        alarm=graph.alarm(ratio, now).numpy(),
+        alarm=limit_alarms(graph.loudness(ratio, now).double().numpy(), graph.limit()),
         contribution=(np.concatenate(shares) * score.numpy()[:, None]).astype(np.float32),
     )
 

@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
 from clusterheal_models.detector import Detector, DetectorConfig, fit
-from clusterheal_models.detector.memory import MEMORY
-from clusterheal_models.detector.stream import follow_baseline, hold, score_stream
+from clusterheal_models.detector.memory import MEMORY, Limit
+from clusterheal_models.detector.stream import follow_baseline, hold, limit_alarms, score_stream
 from clusterheal_models.detector.tails import fit_tail, tail_score
 from clusterheal_models.serving.runtime import load_runtime
 
@@ -104,14 +105,39 @@ def test_a_flood_of_anomalies_moves_the_baseline_no_faster_than_noise_could() ->
     assert after[:100].min() > 1e8
 
 
+@pytest.mark.parametrize("every", [10, 30, 200])
+def test_an_entity_that_would_alarm_all_day_alarms_as_often_as_stated_in_the_long_run(every: int) -> None:
+    """Events of random size, far more often than may alarm; a large one still does."""
+    per_day, steps = 2.0, 1440
+    rng = np.random.default_rng(0)
+    loud = np.zeros(30 * steps)
+    loud[::every] = 1.0 + rng.exponential(0.5, len(loud[::every]))
+    limit = Limit(per_step=torch.tensor(per_day / steps), burst=2.0, bar_step=0.3)
+    begun = np.diff(limit_alarms(loud, limit).astype(int), prepend=0) == 1
+    assert begun[10 * steps :].sum() / 20 <= 1.2 * per_day
+    loud[-1] = 50.0
+    assert limit_alarms(loud, limit)[-1]
+
+
+def test_alarms_within_the_limit_are_left_alone() -> None:
+    loud = np.zeros(10 * 1440)
+    loud[700::1440] = 1.01  # one a day, just over the threshold
+    limit = Limit(per_step=torch.tensor(2.0 / 1440), burst=2.0, bar_step=0.3)
+    np.testing.assert_array_equal(limit_alarms(loud, limit), loud >= 1)
+
+
+def test_one_long_alarm_counts_as_one() -> None:
+    loud = np.tile([2.0, 2.0, 0.0, 0.0, 2.0], 400)
+    limit = Limit(per_step=torch.tensor(2.0 / 1440), burst=2.0, bar_step=0.3)
+    np.testing.assert_array_equal(limit_alarms(loud, limit), loud >= 1)
+
+
 def test_held_scores_decay_by_half_and_never_hide_a_larger_one() -> None:
     held = hold(np.array([8.0, 0.0, 0.0, 5.0, 0.0]), decay=0.5)
     np.testing.assert_allclose(held, [8.0, 4.0, 2.0, 5.0, 2.5])
 
 
 def test_tails_are_calibrated_and_never_tie() -> None:
-    import torch
-
     rng = np.random.default_rng(0)
     knots, tail = fit_tail(rng.exponential(size=(20_000, 1)))
     fresh = torch.from_numpy(rng.exponential(size=20_000))
