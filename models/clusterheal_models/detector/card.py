@@ -13,10 +13,10 @@ _TEMPLATE = """# anomaly-detector
 
 **Use.** Scores how unusual each workload, node or instance is right now, and names the metrics that show it.
 A score is -log10 of the chance of a state at least this odd under normal operation, and more while an event is
-under way; of an odd state some is left in the steps after it. `alarm` is raised where events pass {ratio:.2f} times what is rare for the entity, or the score passes
-{threshold:.1f}; it is meant for {budget:g} false alarms per entity and day. Where more than {most:g} alarms a day begin
-for longer, real or false, the threshold rises until they do not. `confidence` is the calibrated
-chance that an alarm is real.
+under way; of an odd state some is left in the steps after it. `alarm` is raised where events pass {ratio:.2f} times
+what is rare for the entity, or the score passes {threshold:.1f}; it is meant for {budget:g} false alarms per entity
+and day. Where more than {most:g} alarms a day begin for longer, real or false, the threshold rises until they do not.
+`confidence` is the calibrated chance that an alarm is real.
 
 **Out of scope.** Root causes, security incidents, and metrics that the feature contract does not list. A
 metric that never moved in training is judged only by the typical spread of the others.
