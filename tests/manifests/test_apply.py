@@ -50,11 +50,12 @@ class Kubectl:
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
 
     def served(self) -> set[tuple[str, str]]:
-        """(apiVersion, kind) of everything the server knows."""
-        done = self.run("api-resources", "--no-headers")
-        assert done.returncode == 0, done.stderr
-        rows = [line.split() for line in done.stdout.splitlines()]
-        return {(row[-3], row[-1]) for row in rows}
+        """(apiVersion, kind) of all that the server knows; `api-resources` names the preferred version only."""
+        resources, versions = self.run("api-resources", "--no-headers"), self.run("api-versions")
+        assert resources.returncode == versions.returncode == 0, resources.stderr + versions.stderr
+        rows = [line.split() for line in resources.stdout.splitlines()]
+        kinds = {(row[-3].rpartition("/")[0], row[-1]) for row in rows}
+        return {(v, kind) for v in versions.stdout.split() for group, kind in kinds if v.rpartition("/")[0] == group}
 
 
 @pytest.fixture(scope="module", params=SERVERS)
