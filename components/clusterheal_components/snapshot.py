@@ -50,6 +50,7 @@ def freeze(panel: FeaturePanel, directory: Path, *, train: float, calibration: f
     """
     _require_enough(panel, train=train, calibration=calibration)
     split = TimeSplit.by_fraction(panel.timestamps, train=train, calibration=calibration)
+    _require_samples(panel, split)
     directory.mkdir(parents=True, exist_ok=True)
     if not _lies_in(directory / PANEL, panel.values):
         np.save(directory / "partial.npy", panel.values)
@@ -106,6 +107,21 @@ def _require_enough(panel: FeaturePanel, *, train: float, calibration: float) ->
         )
     if not any(np.isfinite(entity).any() for entity in panel.values):
         raise DataQualityError(f"all {panel.values.size} values are missing; check the catalogue's queries")
+
+
+def _require_samples(panel: FeaturePanel, split: TimeSplit) -> None:
+    """Raises DataQualityError: a part of the split has none, as where the metrics ended before the range does."""
+    trained, known = (
+        len(panel.between(None, end).timestamps) for end in (split.train_end_ns, split.calibration_end_ns)
+    )
+    n_steps = len(panel.timestamps)
+    for what, first, end in (("train", 0, trained), ("calibrate", trained, known), ("judge", known, n_steps)):
+        if not any(np.isfinite(entity[first:end]).any() for entity in panel.values):
+            begun, over = _time(int(panel.timestamps[first])), _time(int(panel.timestamps[end - 1]))
+            raise DataQualityError(
+                f"every value from {begun:%Y-%m-%d %H:%M} to {over:%Y-%m-%d %H:%M} UTC is missing, so there is nothing "
+                f"to {what} on; choose a range in which the metrics exist"
+            )
 
 
 def _lies_in(file: Path, values: Float32) -> bool:

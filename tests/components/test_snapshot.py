@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,17 @@ def test_an_empty_panel_and_one_without_samples_are_refused(tmp_path: Path, pane
     )
     with pytest.raises(DataQualityError, match="missing"):
         freeze(silent, tmp_path, train=0.7, calibration=0.15)
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "told"), [(0, 0.7, "train"), (0.68, 0.86, "calibrate"), (0.8, 1, "to judge on")]
+)
+def test_a_part_of_the_split_without_samples_is_refused(
+    tmp_path: Path, panel: FeaturePanel, first: float, end: float, told: str
+) -> None:
+    values, n_steps = panel.values.copy(), len(panel.timestamps)
+    values[:, round(first * n_steps) : round(end * n_steps)] = np.nan
+    gone = replace(panel, values=values)
+    with pytest.raises(DataQualityError, match=f"every value from .* UTC is missing, so there is nothing.*{told}"):
+        freeze(gone, tmp_path / "frozen", train=0.7, calibration=0.15)
+    assert not (tmp_path / "frozen").exists()
