@@ -12,14 +12,14 @@ import pytest
 from platform_kit import Platform
 
 from clusterheal.contracts import FeatureContract, IncidentState, Verdict
-from clusterheal.engine.names import CORDON_OWNER
+from clusterheal.engine.names import CORDON_OWNER, SUGGESTION
 from clusterheal.engine.signals.gpu import CHANGED_XIDS, CURRENT_XIDS
 from clusterheal.engine.signals.models import ModelVerdicts
 from clusterheal.engine.signals.prometheus import FIRING, SINCE
 from clusterheal.engine.signals.silences import Matcher, Silence, Silences
 from clusterheal.errors import RetryableError
 from clusterheal.kube.inference_service import PREVIOUS, VERSION_LABEL, Placement, Previous
-from clusterheal.kube.ports import Manifest, PatchType
+from clusterheal.kube.ports import ApiError, Manifest, PatchType, Resource
 from clusterheal.kube.resources import (
     APPLICATIONS,
     CRON_JOBS,
@@ -28,6 +28,7 @@ from clusterheal.kube.resources import (
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
 )
+from clusterheal.local.kube.adapter import SimulatedCluster
 from clusterheal.local.kube.platform import platform_definitions
 from clusterheal.local.simulation.scenario import NAMESPACE, SHOP
 from clusterheal.local.simulation.virtual_time import START
@@ -406,6 +407,42 @@ def test_a_bad_rollout_by_git_or_helm_is_a_suggestion_with_the_command(
         assert command in ended.message
         entry = (await p.deployment())["spec"]["template"]["spec"]["containers"][0]
         assert entry["image"] == "registry.example/shop:2", "nothing was patched behind their back"
+
+    sim(test)
+
+
+@pytest.mark.parametrize(("mode", "noted"), [("auto", True), ("approve", False), ("suggest", False)])
+def test_what_git_has_to_change_is_noted_on_the_object_where_the_engine_may_write(
+    sim: Sim, mode: str, noted: bool
+) -> None:
+    async def test(p: Platform) -> None:
+        await p.policy(mode=mode)
+        await note(p, **TRACKED)
+        await p.engine()
+        await bad_rollout(p)
+        ended = await p.until(IncidentState.SUGGESTED)
+        found = await p.deployment()
+        text = (found["metadata"].get("annotations") or {}).get(SUGGESTION, "")
+        assert (f"incident {ended.name}" in text and "argocd app rollback shop" in text) is noted
+        template = found["spec"]["template"]
+        assert template["metadata"].get("annotations") is None, "nothing that rolls pods"
+        assert template["spec"]["containers"][0]["image"] == "registry.example/shop:2"
+
+    sim(test)
+
+
+def test_a_note_that_the_server_refuses_does_not_hold_up_the_hand_over(sim: Sim) -> None:
+    class Refusing(SimulatedCluster):
+        async def patch(self, resource: Resource, name: str, patch: Any, **options: Any) -> Any:
+            raise ApiError(403, "Forbidden", f"may not patch {resource.plural} {name}")
+
+    async def test(p: Platform) -> None:
+        await p.policy()
+        await note(p, **TRACKED)
+        await p.engine(cluster=Refusing(p.emulator.api, manager="engine"))
+        await bad_rollout(p)
+        await p.until(IncidentState.SUGGESTED)
+        assert SUGGESTION not in ((await p.deployment())["metadata"].get("annotations") or {})
 
     sim(test)
 

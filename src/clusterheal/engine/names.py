@@ -14,6 +14,7 @@ PAUSE_CONFIG_MAP = "clusterheal-pause"
 
 ACTION = f"{GROUP}/action"  # on a target: id of the last action applied to it, written in the same patch as the change
 INCIDENT = f"{GROUP}/incident"  # on a target: the incident that acted
+SUGGESTION = f"{GROUP}/suggestion"  # on an object that Git owns: what a person should do, of when and of which incident
 INSTANCE = f"{GROUP}/instance"  # on a Deployment: the `instance` label its recorded series carry
 PAUSE_LABEL = f"{GROUP}/pause"  # on a namespace or object: "true" or a UTC time such as 20261123T101500Z
 ROOT_LABEL = f"{GROUP}/root"  # on an Incident: hash of its root object

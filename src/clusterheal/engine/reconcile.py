@@ -14,6 +14,7 @@ from clusterheal.contracts import IncidentState
 from clusterheal.engine.actions import Gone, Refused
 from clusterheal.engine.actions.apply import SKEW, FenceLost, IntentExpired, apply, was_applied
 from clusterheal.engine.actions.drain import evictions
+from clusterheal.engine.actions.hand_over import note, to_be_noted
 from clusterheal.engine.audit import Reporter
 from clusterheal.engine.cache import BEFORE_ACTING, Cache
 from clusterheal.engine.decide import Effect, Step, concluded, decide
@@ -177,6 +178,8 @@ class Reconciler:
         record = step.before
         if step.after != step.before:
             after = await self._with_logs(step.after) if step.after.ended else step.after
+            if to_be_noted(step.before, after):
+                await note(self._cluster, after, self._clock.now())
             record = await self._store.write_status(after)
             self._reporter.step(step.before, record)
         if step.effect is Effect.ACT:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clusterheal.contracts import Plan
+from clusterheal.engine.actions.hand_over import WANTED
 from clusterheal.engine.diagnosis.case import Case, Finding
+from clusterheal.engine.guards import pause
+from clusterheal.engine.guards.case import GuardCase
 from clusterheal.engine.ownership import CHANGES_SPEC, Deployed, application_named, deployed_by
 from clusterheal.engine.views import ref_of
 from clusterheal.kube.ports import Manifest
@@ -23,13 +26,22 @@ def adapted(case: Case, finding: Finding) -> Finding:
     application = application_named(owner.name, case.world.snapshot) if owner.kind is Deployed.ARGO_CD else None
     if application is not None and plan.action == "undo" and _drifted(application):
         return _synced(case, finding, plan, application)
+    evidence = {**finding.diagnosis.evidence, "deployed_by": owner.kind.value, "owner": owner.name}
+    if owner.kind is Deployed.ARGO_CD:
+        evidence[WANTED] = _may_write(case, finding, plan)
     diagnosis = replace(
         finding.diagnosis,
         playbook=plan.playbook,
         explanation=f"{finding.diagnosis.explanation} But {owner.explanation}: {owner.remedy(plan)}",
-        evidence={**finding.diagnosis.evidence, "deployed_by": owner.kind.value, "owner": owner.name},
+        evidence=evidence,
     )
     return Finding(diagnosis=diagnosis, plan=None, handed_over=True)
+
+
+def _may_write(case: Case, finding: Finding, plan: Plan) -> bool:
+    """Whether the engine would have been let do the plan by itself: then it may leave a note instead."""
+    asked = GuardCase(plan=plan, diagnosis=finding.diagnosis, record=case.record, world=case.world, plan_id="")
+    return asked.mode[0] == "auto" and pause.check(asked)[0]
 
 
 def _drifted(application: Manifest) -> bool:
