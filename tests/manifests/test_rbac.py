@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pytest
 from clusterheal_pipelines.cluster import CONFIG_MAP, SECRET_VARIABLES, STORAGE_SECRET, VARIABLES
 
+from clusterheal.engine.auth import VERBS
 from clusterheal.engine.names import LEASE_NAME, PAUSE_CONFIG_MAP
 from clusterheal.rollout.shadow import CRD
 from tests.manifests.kube_calls import Right, rights_asked_for
@@ -31,6 +32,7 @@ ACTING_ON_WORKLOADS = {("apps", kind, "patch") for kind in ("deployments", "stat
 }
 ACTING_ON_NODES = {("", "nodes", "patch"), ("", "pods/eviction", "create")}
 MCO = "machineconfiguration.openshift.io"
+GROUP = "clusterheal.io"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,9 @@ def test_reading_and_acting_are_separate_roles(cluster_layer: list[Manifest]) ->
     assert granted(one(cluster_layer, "ClusterRole", "clusterheal-engine-act")) == ACTING_ON_WORKLOADS
     assert granted(one(cluster_layer, "ClusterRole", "clusterheal-node-act")) == ACTING_ON_NODES
     for o in cluster_layer:
-        if o["kind"] == "ClusterRole" and not o["metadata"]["name"].endswith("-act"):
+        if o["kind"] == "ClusterRole" and not o["metadata"]["name"].endswith(
+            ("-act", "-operate")
+        ):  # the last is people's
             writing = {right for right in granted(o) if right[2] not in READING}
             assert {resource for _, resource, _ in writing} <= {"tokenreviews", "subjectaccessreviews"}, label(o)
 
@@ -122,6 +126,17 @@ def test_the_pipelines_may_roll_out_and_nothing_else_of_ours(
     assert given - wanted == {("serving.kserve.io", "inferenceservices", "create")}
     definition = next(r for role in roles for r in role["rules"] if "customresourcedefinitions" in r["resources"])
     assert definition["resourceNames"] == [CRD]
+
+
+def test_people_get_what_the_api_asks_of_them_by_kubernetes_own_roles(cluster_layer: list[Manifest]) -> None:
+    view, operate = (one(cluster_layer, "ClusterRole", f"clusterheal-{name}") for name in ("view", "operate"))
+    reads, writes = granted(view), granted(operate)
+    asked = {(GROUP, f"{kind}/{part}" if part else kind, verb) for verb, kind, part in VERBS.values()}
+    assert asked <= reads | writes
+    assert {verb for _, _, verb in reads} == READING
+    assert READING.isdisjoint({verb for _, _, verb in writes})
+    labels = {f"rbac.authorization.k8s.io/aggregate-to-{role}" for role in ("view", "admin")}
+    assert {key for role in (view, operate) for key in role["metadata"]["labels"] if "aggregate" in key} == labels
 
 
 def test_the_source_has_calls_of_every_kind() -> None:
