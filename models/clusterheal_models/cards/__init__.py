@@ -14,7 +14,9 @@ from clusterheal.contracts import FeatureContract, ModelPackage, seal_package
 
 NOT_EVALUATED = "Not evaluated on held-out time yet."
 EVALUATION = ("primary", "score", "peers", "by_kind", "figures", "window")
-"""What of an evaluation goes into the package: its figures, not the blocks that the gate's intervals come from."""
+COMPARED = ("primary", "score", "peers", "by_kind")
+"""What of an evaluation, and of each of its guards, goes into the package: figures, not the blocks that the gate's
+intervals come from."""
 
 
 def render_card(name: str, contract: FeatureContract, metrics: Mapping[str, Any]) -> str:
@@ -52,6 +54,7 @@ def attach_evaluation(package: ModelPackage, evaluation: Mapping[str, Any]) -> M
     Only for a package that has not been registered yet: registered packages are immutable.
     """
     kept = {key: _finite(evaluation[key]) for key in EVALUATION if key in evaluation}
+    kept["guards"] = [{key: _finite(guard[key]) for key in COMPARED} for guard in evaluation.get("guards", ())]
     metrics = {**package.metrics, "evaluation": kept}
     text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False)
     (package.path / "metrics.json").write_text(text + "\n")
@@ -68,20 +71,23 @@ def _finite(value: Any) -> Any:
 
 
 def results_table(evaluation: Mapping[str, Any]) -> str:
-    """Model and peers per entity kind as a Markdown table."""
-    primary = evaluation["primary"]
-    names = ["model", *evaluation["peers"]]
-    lines = [
-        f"`{primary}`, lower is better, on held-out time from {_utc(evaluation['window']['start_ns'])} "
-        f"to {_utc(evaluation['window']['end_ns'])}:",
-        "",
-        "| entities | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
-    ]
-    rows = {"all": {"model": evaluation["score"], **evaluation["peers"]}, **evaluation.get("by_kind", {})}
-    for kind, figures in rows.items():
-        lines.append(f"| {kind} | " + " | ".join(_cell(figures.get(name)) for name in names) + " |")
-    return "\n".join(lines)
+    """Model and peers per entity kind as Markdown tables: the figure that decides, and those that guard."""
+    window = evaluation["window"]
+    when = f"on held-out time from {_utc(window['start_ns'])} to {_utc(window['end_ns'])}"
+    lines: list[str] = []
+    for part in (evaluation, *evaluation.get("guards", ())):
+        names = ["model", *part["peers"]]
+        lines += [
+            f"`{part['primary']}`, lower is better, {when}:",
+            "",
+            "| entities | " + " | ".join(names) + " |",
+            "|---|" + "---|" * len(names),
+        ]
+        rows = {"all": {"model": part["score"], **part["peers"]}, **part.get("by_kind", {})}
+        for kind, figures in rows.items():
+            lines.append(f"| {kind} | " + " | ".join(_cell(figures.get(name)) for name in names) + " |")
+        lines.append("")
+    return "\n".join(lines[:-1])
 
 
 def _cell(value: float | None) -> str:

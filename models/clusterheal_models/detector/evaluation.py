@@ -33,7 +33,7 @@ CLEAN_SHARE = 0.01
 MAGNITUDES = (1.5, 3.0, 6.0)
 MOST_ENTITIES = 256
 LOUDEST = 0.05
-WALKED = 20_000
+WALKED = 10_000
 """Windows that are scored step by step, with memory; and of how many entities."""
 WALKERS = 16
 SAME_ALARM = 5
