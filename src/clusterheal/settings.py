@@ -219,6 +219,7 @@ class EngineSettings(Section):
         None, description="Alertmanager to ask for silences, with Prometheus' credentials; None: silences are not known"
     )
     confidence_floor: float = Field(0.8, ge=0, le=1, description="AI below this never acts")
+    ai_needs_outcomes: bool = Field(True, description="AI acts by itself only where its verified outcomes bear it out")
     allow_anonymous: bool = Field(False, description="development only: API without tokens, on loopback alone")
     tls_cert_file: Path | None = Field(None, description="certificate to serve TLS with; None: plain HTTP")
     tls_key_file: Path | None = Field(None, description="its key")

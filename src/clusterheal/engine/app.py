@@ -41,6 +41,7 @@ def config_of(settings: EngineSettings) -> Config:
     return Config(
         mode=settings.mode,
         confidence_floor=settings.confidence_floor,
+        ai_needs_outcomes=settings.ai_needs_outcomes,
         quiet=settings.quiet or derived,
         verify_after=settings.verify_after,
         verify_timeout=settings.verify_timeout,

@@ -14,6 +14,7 @@ from clusterheal.clock import Clock
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
 from clusterheal.engine.actions import ACTIONS
 from clusterheal.engine.autonomy import harms_of
+from clusterheal.engine.calibration import measured_coverage, proposals
 from clusterheal.engine.codec import encode_observation, encode_status
 from clusterheal.engine.decide import PENDING
 from clusterheal.engine.guards import GUARDS
@@ -128,6 +129,10 @@ class Reporter:
         self._budgets(world)
         self._demoted(world)
         self._models(world.models)
+        judged = proposals(world.records.values())
+        self.metrics.ai_outcomes.set(len(judged))
+        coverage = measured_coverage(judged, world.config.confidence_floor)
+        self.metrics.ai_coverage.set(float("nan") if coverage is None else coverage)
 
     def _unreadable(self, world: World) -> None:
         snapshot = world.snapshot

@@ -43,6 +43,10 @@ class EngineMetrics:
         self.detector_in_band = self._unknown(
             "detector_in_band_ratio", "Share of values inside the detector's 80 % band."
         )
+        self.ai_outcomes = self._gauge("ai_outcomes", "Judged actions that the AI path proposed, of those kept.")
+        self.ai_coverage = self._unknown(
+            "ai_coverage_ratio", "Share that was right of AI proposals whose conformal confidence reached the floor."
+        )
         self.cache_age = self._gauge("cache_age_seconds", "Time since a resource was last heard of.", "resource")
         self.unreadable = self._gauge(
             "unreadable", "1 for what cannot be read: a forbidden kind, silences, alerts.", "source"

@@ -20,11 +20,13 @@ class Config:
 
     `quiet`: how long trouble must be gone before it counts as gone. `verify_after`, `verify_timeout`: when an outcome
     may first, and must at last, be judged. `fresh`: how old a signal, a cache or a score may be to act on it.
+    `ai_needs_outcomes`: by itself the AI path acts only where its verified outcomes reach `confidence_floor`, too.
     `pod`: the name of the engine's own pod, whose workload it leaves alone.
     """
 
     mode: str = "observe"
     confidence_floor: float = 0.8
+    ai_needs_outcomes: bool = True
     quiet: timedelta = timedelta(minutes=2)
     verify_after: timedelta = timedelta(minutes=2)
     verify_timeout: timedelta = timedelta(minutes=15)

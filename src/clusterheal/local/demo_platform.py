@@ -131,6 +131,7 @@ def initial_settings(
             "kubernetes": {"kubeconfig": out["kubeconfig"], "namespace": NAMESPACE},
             "engine": {
                 "mode": "auto",
+                "ai_needs_outcomes": False,  # a run of minutes has none: it rests on the detector's calibration
                 "port": ports.engine,
                 "interval": "PT2S",
                 "follow": "PT2S",

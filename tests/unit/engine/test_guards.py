@@ -34,6 +34,7 @@ from engine_kit import (
 from clusterheal.contracts import IncidentState, SignalSource, Verdict
 from clusterheal.engine import guards
 from clusterheal.engine.actions.drain import evictions
+from clusterheal.engine.calibration import Proposal, measured_coverage
 from clusterheal.engine.guards import (
     approval,
     blast_radius,
@@ -213,6 +214,9 @@ def test_a_stale_view_of_the_cluster_is_not_acted_on() -> None:
     assert "list pods" in reason
 
 
+UNPROVEN = Config(mode="auto", ai_needs_outcomes=False)
+
+
 @pytest.mark.parametrize(
     ("origin", "value", "allowed"),
     [
@@ -223,20 +227,58 @@ def test_a_stale_view_of_the_cluster_is_not_acted_on() -> None:
     ],
 )
 def test_ai_below_its_floor_never_acts(origin: str, value: float, allowed: bool) -> None:
-    assert confidence.check(case(why=diagnosis(origin, value)))[0] is allowed
+    assert confidence.check(case(why=diagnosis(origin, value), config=UNPROVEN))[0] is allowed
 
 
 @pytest.mark.parametrize(("in_band", "allowed"), [(None, True), (0.79, True), (0.5, True), (0.4, False)])
 def test_confidence_counts_only_while_the_measured_coverage_bears_it_out(in_band: float | None, allowed: bool) -> None:
     quality = WindowQuality(entities=9, series=90, silent=0.0, implausible=0.0, in_band=in_band)
-    seen = case(why=diagnosis("ai", 0.95), models=ModelVerdicts(quality=quality))
+    seen = case(why=diagnosis("ai", 0.95), models=ModelVerdicts(quality=quality), config=UNPROVEN)
     assert confidence.check(seen)[0] is allowed
     assert confidence.check(case(why=diagnosis("rule"), models=ModelVerdicts(quality=quality)))[0], "rules need none"
 
 
 def test_a_policy_may_raise_the_confidence_floor() -> None:
     strict = replace(AUTO, confidence_floor=0.95)
-    assert not confidence.check(case(why=diagnosis("ai", 0.9), policy=strict))[0]
+    assert not confidence.check(case(why=diagnosis("ai", 0.9), policy=strict, config=UNPROVEN))[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "right", "wrong", "at", "allowed"),
+    [
+        ("auto", 0, 0, 0.9, False),  # nothing is known yet
+        ("approve", 0, 0, 0.9, True),  # a person decides
+        ("auto", 3, 0, 0.9, False),  # 1 - 1/4
+        ("auto", 4, 0, 0.9, True),  # 1 - 1/5
+        ("auto", 8, 1, 0.9, True),  # 1 - 2/10
+        ("auto", 7, 1, 0.9, False),
+        ("auto", 9, 0, 0.85, False),  # those were less sure than this one
+    ],
+)
+def test_ai_acts_by_itself_only_where_its_outcomes_bear_it_out(
+    mode: str, right: int, wrong: int, at: float, allowed: bool
+) -> None:
+    verdicts = [Verdict.HELPED] * right + [Verdict.NO_EFFECT] * wrong + [Verdict.SELF_HEALED] * 9
+    others = tuple(
+        past(verdict, sequence=100 + n, diagnosis=diagnosis("ai", at), name=f"past-{n}")
+        for n, verdict in enumerate(verdicts)
+    )
+    seen = case(why=diagnosis("ai", 0.9), others=others, config=Config(mode=mode))
+    assert confidence.check(seen)[0] is allowed
+    by_rules = tuple(replace(r, diagnosis=diagnosis("rule")) for r in others)
+    if mode == "auto":
+        assert not confidence.check(case(why=diagnosis("ai", 0.9), others=by_rules))[0], "rules' outcomes are not AI's"
+
+
+def test_coverage_is_measured_on_what_was_known_before() -> None:
+    def judged(*right: bool) -> list[Proposal]:
+        return [Proposal(action="restart", confidence=0.9, right=r) for r in right]
+
+    assert measured_coverage([], 0.8) is None
+    assert measured_coverage(judged(True, True, True, True), 0.8) is None, "none of the four was sure beforehand"
+    assert measured_coverage(judged(*[True] * 5), 0.8) == 1.0
+    assert measured_coverage(judged(*[True] * 4, False), 0.8) == 0.0
+    assert measured_coverage(judged(*[True] * 9, False), 0.8) == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(
