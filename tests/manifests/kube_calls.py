@@ -43,6 +43,7 @@ COMPUTED: dict[tuple[str, str], tuple[Resource, ...]] = {
     ("engine/cache.py", "resource"): tuple(FOLLOWED | set(BEFORE_ACTING)),
     ("engine/actions/apply.py", "resource"): FOUND,
     ("engine/actions/apply.py", "KINDS[intent.target.kind]"): ACTED_ON,
+    ("engine/actions/hand_over.py", "KINDS[target.kind]"): ACTED_ON,
 }
 
 
