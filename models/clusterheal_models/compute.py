@@ -127,6 +127,11 @@ def fits(n_bytes: int, device: torch.device) -> bool:
     return n_bytes <= MEMORY_SHARE * free_bytes(device)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had: on a GPU, for numpy, or for a tensor on the CPU (torch has no class for it)."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on the device; on the CPU within the container's limit.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clusterheal_models.compute import World, can_compile
+from clusterheal_models.compute import World, can_compile, is_out_of_memory
 from clusterheal_models.forecaster.checkpoint import load_checkpoint, save_checkpoint
 from clusterheal_models.forecaster.config import ForecasterConfig
 from clusterheal_models.forecaster.network import ForecastNet, pinball
@@ -153,9 +153,10 @@ class Trainer:
         while True:
             try:
                 return self._step(self.state.step, self.span.end)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
                 # Processes that train together agreed on a size that fits; one alone must not change it.
-                if self.world.size > 1 or self.state.batch_rows // 2 < MIN_BATCH_ROWS:
+                smallest = self.world.size > 1 or self.state.batch_rows // 2 < MIN_BATCH_ROWS
+                if smallest or not is_out_of_memory(error):
                     raise
             self._halve()  # not above: there, the error still holds on to the memory
 
@@ -165,7 +166,8 @@ class Trainer:
         if self.source.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
-            "out of device memory: going on with half the batch, %d windows a step",
+            "out of memory on %s: going on with half the batch, %d windows a step",
+            self.source.device,
             self.state.batch_rows,
             extra={"batch_rows": self.state.batch_rows, "step": self.state.step},
         )
@@ -176,8 +178,8 @@ class Trainer:
             try:
                 self._losses(self._draw(0, self.span.end)).sum().backward()  # type: ignore[no-untyped-call]
                 break
-            except torch.OutOfMemoryError:
-                if self.state.batch_rows // 2 < MIN_BATCH_ROWS:
+            except (RuntimeError, MemoryError) as error:
+                if self.state.batch_rows // 2 < MIN_BATCH_ROWS or not is_out_of_memory(error):
                     raise
             self._halve()
         self.optimiser.zero_grad(set_to_none=True)

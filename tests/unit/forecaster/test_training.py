@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -124,6 +127,37 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     assert "going on with half the batch, 64 windows a step" in caplog.text
     assert model.state.batch_rows == 64
     assert model.state.step == QUICK.max_steps
+
+
+@contextmanager
+def no_more_memory_than(more: int) -> Iterator[None]:
+    """The process may take `more` bytes beside what it has; further allocations fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    has = 1024 * int(Path("/proc/self/status").read_text().split("VmData:", 1)[1].split(None, 1)[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (has + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def test_a_batch_that_is_too_large_for_the_machine_is_halved(fitted: Fitted, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing stands in here for the lack: the kernel refuses 400 MiB."""
+    huge = replace(QUICK, batch_rows=1 << 18, max_steps=3, evaluate_every=3, refit_share=0.0)
+    with no_more_memory_than(400 * 2**20), caplog.at_level(logging.WARNING):
+        model = fit(fitted.panel, fitted.split, huge)
+    assert "out of memory on cpu: going on with half the batch, 131072 windows a step" in caplog.text
+    assert 16 <= model.state.batch_rows < huge.batch_rows
+    assert model.state.step == 3
+
+
+def test_another_error_is_no_lack_of_memory(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Objective, batch: Batch) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Objective, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        fit(fitted.panel, fitted.split, QUICK)
 
 
 def test_memory_that_is_too_small_for_any_batch_is_an_error(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
