@@ -19,14 +19,11 @@ class MemberConfig:
 
     `anchor`: where its normalised zero lies: the median of the recent steps, of all steps in the window, or the
     mean of the newest eight. `soft`: squash normalised values by asinh, which tames spikes.
-    `season_share`: the linear map starts from this share of the mean of earlier seasons at the same time, which serves
-    classes of few series with a strong season in a short training; 0 starts from the anchor.
     `hidden`: units per layer. `depth`: residual layers after the first.
     """
 
     anchor: Anchor = "median"
     soft: bool = False
-    season_share: float = 0.0
     hidden: int = 128
     depth: int = 1
 
@@ -53,7 +50,7 @@ class ForecasterConfig:
 
     members: tuple[MemberConfig, ...] = (
         MemberConfig(),
-        MemberConfig(anchor="wide_median", soft=True, season_share=0.9),
+        MemberConfig(anchor="wide_median", soft=True),
     )
     embedding: int = 8
     dropout: float = 0.2

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from clusterheal.contracts import WindowSpec
 from clusterheal_models.forecaster.config import LEVELS, Anchor, ForecasterConfig, MemberConfig
+from clusterheal_models.forecaster.naive import NEWEST, masked_mean, naive_paths, path_count
 
 DAY_NS = 86_400_000_000_000
 EPOCH_WEEKDAY_NS = 3 * DAY_NS  # 1970-01-01 was a Thursday; weeks start on Monday
 N_LEVELS = len(LEVELS)
 MIDDLE = N_LEVELS // 2
 MASK_BLOCKS = 8
-NEWEST = 8
 FEW_SAMPLES = 16
 CLIP = 20.0
 CLIP_SOFT = 8.0
@@ -47,9 +47,13 @@ class FeatureTables:
 
 
 class Member(nn.Module):
-    """A linear map plus a residual network to the median, and non-negative gaps that make the other quantiles."""
+    """Weighted naive paths, a linear map and a residual network add up to the median; non-negative gaps make the rest.
 
-    def __init__(self, config: MemberConfig, n_inputs: int, horizon: int, dropout: float) -> None:
+    The weights of the paths, and of none of them, add up to one; they follow from the window and go evenly from one
+    set at the first step of the horizon to another at the last.
+    """
+
+    def __init__(self, config: MemberConfig, n_inputs: int, n_paths: int, horizon: int, dropout: float) -> None:
         super().__init__()
         self.anchor: Anchor = config.anchor
         self.soft = config.soft
@@ -59,19 +63,24 @@ class Member(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(config.hidden, config.hidden) for _ in range(config.depth))
         self.dropout = nn.Dropout(dropout)
         self.median = nn.Linear(config.hidden, horizon)
+        self.weights = nn.Linear(config.hidden, 2 * (n_paths + 1))
         self.gaps = nn.Linear(config.hidden, horizon * (N_LEVELS - 1))
-        for layer in (self.linear, self.median):
+        for layer in (self.linear, self.median, self.weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.gaps.weight, std=0.01)
         nn.init.constant_(self.gaps.bias, -1.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., n_inputs)` to quantiles `(..., H, Q)` in normalised units, non-decreasing over Q."""
+    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
+        """`(..., n_inputs)` and paths `(..., K, H)` to quantiles `(..., H, Q)`, normalised, non-decreasing over Q."""
         hidden = self.dropout(nn.functional.gelu(self.first(x)))
         for layer in self.layers:
             hidden = hidden + self.dropout(nn.functional.gelu(layer(hidden)))
-        median = (self.linear(x) + self.median(hidden)).unsqueeze(-1)
+        first, last = split_axis(self.weights(hidden), 2, -1).unsqueeze(-1).unbind(-3)
+        share = torch.linspace(0.0, 1.0, self.horizon, device=x.device)
+        weights = torch.softmax(first * (1.0 - share) + last * share, dim=-2)
+        naive = (weights[..., 1:, :] * paths).sum(-2)
+        median = (naive + self.linear(x) + self.median(hidden)).unsqueeze(-1)
         gaps = split_axis(nn.functional.softplus(self.gaps(hidden)), self.horizon, N_LEVELS - 1)
         below = gaps[..., :MIDDLE].cumsum(-1).flip(-1)  # a cumulative sum cannot cross, whatever the rounding
         above = gaps[..., MIDDLE:].cumsum(-1)
@@ -99,6 +108,7 @@ class ForecastNet(nn.Module):
         self, config: ForecasterConfig, window: WindowSpec, step_ns: int, tables: FeatureTables, *, weekly: bool
     ) -> None:
         super().__init__()
+        self.window = window
         self.season_ns = window.season_steps * step_ns
         self.weekly = weekly
         self.horizon = window.horizon_steps
@@ -116,11 +126,9 @@ class ForecastNet(nn.Module):
         n_lags = len(window.season_lags)
         n_inputs = window.recent_steps + n_lags * window.seasonal_steps + config.embedding
         n_inputs += MASK_BLOCKS + n_lags + 2 + (6 if weekly else 4) + 1
-        self.members = nn.ModuleList(Member(m, n_inputs, window.horizon_steps, config.dropout) for m in config.members)
-        for member, about in zip(self.members, config.members, strict=True):
-            assert isinstance(member, Member)
-            if about.season_share:
-                start_from_seasons(member.linear, window, about.season_share)
+        self.members = nn.ModuleList(
+            Member(m, n_inputs, path_count(window), window.horizon_steps, config.dropout) for m in config.members
+        )
 
     def forward(self, recent: Tensor, seasonal: Tensor, timestamp: Tensor) -> tuple[Tensor, Tensor]:
         """The served graph. `recent` `(B, R, F)`, `seasonal` `(B, L, S, F)`, `timestamp` `(B,)` in nanoseconds.
@@ -164,7 +172,9 @@ class ForecastNet(nn.Module):
             z = asinh(z) if member.soft else z.clamp(-CLIP, CLIP)
             z = torch.where(present, z, torch.zeros_like(z))
             spread = torch.log(scale / (loc.abs() + scale)).unsqueeze(-1)
-            q = member(torch.cat([z, newest(z, present, self.recent_steps), spread, context], dim=-1))
+            last = newest(z, present, self.recent_steps)
+            paths = naive_paths(z, present, last[..., 0], self.window)
+            q = member(torch.cat([z, last, spread, context], dim=-1), paths)
             q = sinh(q.clamp(-CLIP_SOFT, CLIP_SOFT)) if member.soft else q
             q = loc[..., None, None] + scale[..., None, None] * q
             q = self.inverse(q, unit.unsqueeze(-1))
@@ -192,8 +202,8 @@ class ForecastNet(nn.Module):
             found["median"] = torch.where(known.any(-1), masked_median(recent, known), wide)
         if "newest" in wanted:
             last, there = recent[..., -NEWEST:], known[..., -NEWEST:]
-            mean = (last * there).sum(-1) / there.sum(-1).clamp(min=1)
-            found["newest"] = torch.where(there.any(-1), mean, wide)
+            mean, any_there = masked_mean(last, there)
+            found["newest"] = torch.where(any_there, mean, wide)
         return found
 
     def scale(self, loc: Tensor, filled: Tensor, present: Tensor, feature: Tensor) -> Tensor:
@@ -221,20 +231,6 @@ class ForecastNet(nn.Module):
         if self.embedding is None:
             return stacked
         return torch.cat([stacked, self.embedding(feature)], dim=-1)
-
-
-@torch.no_grad()
-def start_from_seasons(linear: nn.Linear, window: WindowSpec, whole: float) -> None:
-    """Let the linear map begin at `whole` of the mean of the same time in earlier seasons, the later counting more.
-
-    From zero, a few hundred steps do not find what the seasonal naive forecast knows for a class of few series.
-    """
-    lags = len(window.season_lags)
-    step = torch.arange(min(window.horizon_steps, window.seasonal_steps - window.seasonal_before))
-    for lag in range(lags):
-        share = whole * 0.5 ** min(lag + 1, max(lags - 1, 0))
-        block = window.recent_steps + lag * window.seasonal_steps
-        linear.weight[step, block + window.seasonal_before + step] = share
 
 
 def split_axis(x: Tensor, first: int, second: int) -> Tensor:
