@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from clusterheal_models.export import check_parity, export_onnx, write_package
 from clusterheal_models.progress import Progress, ProgressCallback
 
 SAMPLE_ROWS = 4
+LEAST_FLOOR = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class Detector:
         directory.mkdir(parents=True, exist_ok=True)
         graph, example = self.fitted.graph, self.sample_inputs()
         export_onnx(graph, example, directory / "model.onnx", output_names=OUTPUT_NAMES)
-        outputs = check_parity(graph, directory / "model.onnx", example, output_names=OUTPUT_NAMES)
+        floors = {name: tenth_of_metric for name in OUTPUT_NAMES if name.startswith("expected_")}
+        outputs = check_parity(graph, directory / "model.onnx", example, output_names=OUTPUT_NAMES, floors=floors)
         inputs = {name: example[name].numpy() for name in ("recent", "seasonal", "timestamp", "memory")}
         inputs["entity"] = np.array([self.panel.entities[i] for i in example["entity_index"]], dtype=object)
         calibration, metrics = self.calibration(), self.metrics()
@@ -96,6 +99,17 @@ class Detector:
         with torch.no_grad():  # the first row is asked for the first time, the others are asked again
             tensors["memory"][1:] = self.fitted.graph(*tensors.values())[-1][1:]
         return tensors
+
+
+def tenth_of_metric(band: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A tenth of each metric's largest magnitude: `(B, F)` to `(F,)`.
+
+    Metrics have units of their own: a wrong ratio must not vanish beside bytes. One that is 0 has the rounding errors
+    of what the scaling added and took away again.
+    """
+    size = np.abs(band)
+    size[~np.isfinite(size)] = 0.0
+    return np.asarray(np.maximum(0.1 * size.max(0), LEAST_FLOOR))
 
 
 def fit(

@@ -10,9 +10,11 @@ import torch
 from clusterheal_models.detector import Detector, DetectorConfig, fit
 from clusterheal_models.detector.calibrate import alarm_ratio
 from clusterheal_models.detector.memory import no_memory
+from clusterheal_models.detector.model import tenth_of_metric
 from clusterheal_models.detector.stream import follow_rare
 from clusterheal_models.detector.tails import fit_tail, fit_typical_tail
 from clusterheal_models.detector.windows import Windows
+from clusterheal_models.export import TOLERANCE, relative_difference, share_of_largest
 
 from clusterheal.contracts import FeaturePanel, TimeSplit
 from clusterheal.errors import InvalidInput
@@ -88,3 +90,11 @@ def test_an_event_raises_the_score_and_alarms_where_the_state_alone_would_not(de
     kept = graph.remember(graph.state_middle[row], statistic, torch.ones(2), no_memory(2), row)
     assert kept.ratio.tolist() == pytest.approx([float(graph.alarm_ratio)] * 2)
     assert (kept.above == 0).all()
+
+
+def test_a_small_metric_beside_a_large_one_is_compared_on_its_own_scale() -> None:
+    want = np.array([[2e9, 0.5, 0.0], [1e9, 0.4, 0.0]])
+    wrong, rounded = (want + np.array(change) for change in ([1.0, 1e-3, 1e-9], [1.0, 1e-6, 1e-9]))
+    assert relative_difference(want, wrong, share_of_largest(want)) < TOLERANCE  # what bytes hide
+    assert relative_difference(want, wrong, tenth_of_metric(want)) > TOLERANCE
+    assert relative_difference(want, rounded, tenth_of_metric(want)) < TOLERANCE
