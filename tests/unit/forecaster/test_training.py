@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clusterheal_models.compute import World, resolve_device
+from clusterheal_models.compute import World, can_compile, resolve_device
 from clusterheal_models.export import run_onnx, session
 from clusterheal_models.forecaster import ForecasterConfig, fit
 from clusterheal_models.forecaster.network import ForecastNet
@@ -26,7 +26,7 @@ from clusterheal_models.forecaster.training import Objective, Trainer, TrainSpan
 from clusterheal_models.forecaster.windows import Batch, WindowSource
 from clusterheal_models.progress import Progress
 
-from clusterheal.contracts import FeaturePanel, ModelPackage, model_inputs
+from clusterheal.contracts import FeaturePanel, ModelPackage, TimeSplit, model_inputs
 from clusterheal.errors import InvalidInput
 
 from .conftest import SMALL, WINDOW, Fitted, panel_of, planted
@@ -167,22 +167,45 @@ def test_memory_that_is_too_small_for_any_batch_is_an_error(fitted: Fitted, monk
         fit(fitted.panel, fitted.split, QUICK)
 
 
-def test_training_stops_early_when_later_time_gets_no_better(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
-    later = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6])
-    evaluate = Trainer._evaluate
+def test_training_stops_early_when_later_time_gets_no_better(fitted: Fitted) -> None:
+    """White noise has nothing to learn: soon the network only remembers what it saw, and later time tells."""
+    noise = panel_of(np.random.default_rng(3).normal(size=(3, 300, 3)))
+    config = replace(SMALL, dropout=0.0, weight_decay=0.0, max_steps=2000, evaluate_every=10, patience=3)
+    state = fit(noise, TimeSplit.by_fraction(noise.timestamps), config).state
+    losses = dict(state.history)
+    assert state.step < config.max_steps
+    assert state.step == state.best_step + config.patience * config.evaluate_every
+    assert state.best_loss == losses[state.best_step] == min(losses.values())
+    assert losses[state.step] > state.best_loss
 
-    def worse_and_worse(self: Trainer) -> None:
-        evaluate(self)
-        self.state.history[-1] = (self.state.step, next(later))
-        if self.state.history[-1][1] < min([h[1] for h in self.state.history[:-1]], default=1.0):
-            self.state.best_loss, self.state.best_step = self.state.history[-1][1], self.state.step
-        else:
-            self.state.best_step = min(self.state.best_step, 20)
 
-    monkeypatch.setattr(Trainer, "_evaluate", worse_and_worse)
-    model = fit(fitted.panel, fitted.split, replace(SMALL, max_steps=200, evaluate_every=10, patience=3))
-    assert model.state.step == 50
-    assert model.state.best_step == 20
+def test_a_training_that_was_interrupted_in_its_refit_goes_on_to_the_same_bytes(fitted: Fitted, tmp_path: Path) -> None:
+    config = replace(QUICK, refit_share=1.0, checkpoint=tmp_path / "checkpoint", checkpoint_every=20)
+
+    def interrupted(report: Progress) -> None:
+        if report.phase == "refit forecaster":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(fitted.panel, fitted.split, config, progress=interrupted)
+    resumed = fit(fitted.panel, fitted.split, config).export(tmp_path / "resumed")
+    whole = fit(fitted.panel, fitted.split, replace(config, checkpoint=None)).export(tmp_path / "whole")
+    assert resumed.sha256 == whole.sha256
+
+
+def test_mixed_precision_and_compiling_are_left_to_cuda(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, torch.dtype, bool]] = []
+    forward = Objective.forward
+
+    def watched(self: Objective, batch: Batch) -> torch.Tensor:
+        result = forward(self, batch)
+        seen.append((torch.is_autocast_enabled("cpu"), result.dtype, self._compiled_call_impl is not None))
+        return result
+
+    monkeypatch.setattr(Objective, "forward", watched)
+    fit(fitted.panel, fitted.split, replace(QUICK, max_steps=2, evaluate_every=1))
+    assert set(seen) == {(False, torch.float32, False)}
+    assert not can_compile(CPU)
 
 
 def test_progress_tells_loss_throughput_and_time_left(fitted: Fitted) -> None:
