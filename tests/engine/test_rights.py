@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
 from clusterheal.engine.actions import ACTIONS
+from clusterheal.engine.api_models import RemediateIn
 from clusterheal.engine.cache import WANTED
+from clusterheal.engine.diagnosis.requested import APPLIES
 from clusterheal.kube.ports import Resource
 from clusterheal.kube.resources import (
     APPLICATIONS,
@@ -57,6 +60,11 @@ def test_the_engine_may_change_exactly_what_its_actions_change() -> None:
     given = granted("engine-act.yaml", "node-act.yaml")
     assert given.pop(("", "pods/eviction")) == {"create"}
     assert given == {key: {"patch"} for key in called}
+
+
+def test_a_person_may_ask_for_every_action() -> None:
+    offered = get_args(RemediateIn.model_fields["action"].annotation)
+    assert set(offered) == set(APPLIES) == set(ACTIONS)
 
 
 def test_policies_may_name_every_action() -> None:

@@ -21,7 +21,7 @@ class Body(BaseModel):
 class Target(Body):
     """An object of the cluster. Pods are taken for the workload that owns them."""
 
-    kind: str = Field(description="Deployment, StatefulSet, DaemonSet, Job, Pod or Node", max_length=63)
+    kind: str = Field(description="such as Deployment, StatefulSet, Pod, Node or PersistentVolumeClaim", max_length=63)
     namespace: str | None = Field(None, max_length=63)
     name: str = Field(min_length=1, max_length=253)
 
@@ -63,8 +63,15 @@ class AnomalyOut(BaseModel):
 
 class RemediateIn(Body):
     target: Target
-    action: Literal["restart", "undo", "scale", "drain"]
-    parameters: dict[str, Any] = Field(default_factory=dict, max_length=10)
+    action: Literal[
+        "restart", "undo", "scale", "patch-resources", "drain", "uncordon", "expand-volume", "roll-back-model", "sync"
+    ]
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=10,
+        description="scale: to_replicas; patch-resources: container, resource, to_limit; expand-volume: to_size; "
+        "undo: to the last good revision unless replica_set says another; the rest is read from the target",
+    )
     dry_run: bool = Field(True, description="true: say what would be done and which guards would forbid it")
 
 

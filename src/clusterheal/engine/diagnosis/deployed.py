@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from clusterheal.contracts import Plan
+from clusterheal.contracts import ObjectRef, Plan
 from clusterheal.engine.actions.hand_over import WANTED
 from clusterheal.engine.diagnosis.case import Case, Finding
 from clusterheal.engine.guards import pause
@@ -48,19 +49,24 @@ def _drifted(application: Manifest) -> bool:
     return ((application.get("status") or {}).get("sync") or {}).get("status") == "OutOfSync"
 
 
+def sync_parameters(target: ObjectRef, application: Manifest) -> dict[str, Any]:
+    """What `sync` needs to bring one object of an application back to the revision of Git that it compares with."""
+    return {
+        "group": target.api_version.rpartition("/")[0],
+        "kind": target.kind,
+        "namespace": target.namespace,
+        "name": target.name,
+        "revision": ((application.get("status") or {}).get("sync") or {}).get("revision"),
+    }
+
+
 def _synced(case: Case, finding: Finding, plan: Plan, application: Manifest) -> Finding:
     target, name = case.record.target, application["metadata"]["name"]
     synced = replace(
         plan,
         action="sync",
         target=ref_of(APPLICATIONS, application),
-        parameters={
-            "group": target.api_version.rpartition("/")[0],
-            "kind": target.kind,
-            "namespace": target.namespace,
-            "name": target.name,
-            "revision": (application["status"].get("sync") or {}).get("revision"),
-        },
+        parameters=sync_parameters(target, application),
         expected_effect="the object is what Git says again, and its pods become available",
         rollback="none: Git has the history",
     )
