@@ -64,9 +64,9 @@ def resolved(venv: Path, extra: str, wheel: Path, **environment: str) -> dict[st
     return {i["metadata"]["name"]: i["metadata"]["version"] for i in json.loads(report.read_text())["install"]}
 
 
-@pytest.mark.parametrize("extra", ["serving", "pipelines", "workbench"])
-def test_the_line_resolves_to_the_packages_that_the_tests_run_with(tmp_path: Path, wheel: Path, extra: str) -> None:
-    assert set(resolved(tmp_path / "venv", extra, wheel, PIP_NO_INDEX="1")) == {PROJECT}
+def test_the_line_resolves_to_the_packages_that_the_tests_run_with(tmp_path: Path, wheel: Path) -> None:
+    """The workbench's extra takes in all others, so what resolves for it resolves for each of them."""
+    assert set(resolved(tmp_path / "venv", "workbench", wheel, PIP_NO_INDEX="1")) == {PROJECT}
 
 
 @pytest.mark.install
