@@ -14,10 +14,11 @@ nearest of the windows seen in training, short and long."""
 SCALES = ("own", "common")
 """What a deviation is measured by: what is usual for the metric itself, or for all of the entity's metrics together."""
 
-STATE_WEIGHTS = ((1.0, 2.0, 1.0, 2.0, 1.0, 1.5), (0.0, 0.0, 0.0, 0.5, 0.0, 0.0))
-EVENT_WEIGHTS = ((0.5, 0.0, 1.0, 1.0, 0.0, 0.0), (0.5, 0.0, 1.0, 1.0, 0.0, 0.0))
-"""`(scales, pieces)`: how they are added up to say how odd the entity's state is, and whether something happens right
-now. Found on recorded telemetry of five kinds, see docs/models/anomaly-benchmark.md."""
+STATE_WEIGHTS = ((1.0, 1.0, 1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+EVENT_WEIGHTS = ((1.0, 0.0, 1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 1.0, 0.0, 0.0))
+"""`(scales, pieces)`: what is added up to say how odd the entity's state is (all pieces by their own scale), and whether
+something happens right now (what changes at once, by both). Weights that were tuned gave no more on recorded
+telemetry of five kinds, see docs/models/anomaly-benchmark.md."""
 
 SHARE_WEIGHTS = (1.0, 2.0, 10.0, 2.0, 1.0, 1.5)
 """`(pieces,)`: how a metric's evidence by its own scale makes its share of the score: what began to move says most."""
