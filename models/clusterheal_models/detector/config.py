@@ -16,8 +16,8 @@ SCALES = ("own", "common")
 
 STATE_WEIGHTS = ((1.0, 1.0, 1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
 EVENT_WEIGHTS = ((1.0, 0.0, 1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 1.0, 0.0, 0.0))
-"""`(scales, pieces)`: what is added up to say how odd the entity's state is (all pieces by their own scale), and whether
-something happens right now (what changes at once, by both). Weights that were tuned gave no more on recorded
+"""`(scales, pieces)`: what is added up to say how odd the entity's state is (all pieces by their own scale), and
+whether something happens right now (what changes at once, by both). Weights that were tuned gave no more on recorded
 telemetry of five kinds, see docs/models/anomaly-benchmark.md."""
 
 SHARE_WEIGHTS = (1.0, 2.0, 10.0, 2.0, 1.0, 1.5)
