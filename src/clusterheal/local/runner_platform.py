@@ -58,7 +58,7 @@ def newest_step(step_seconds: int) -> int:
 def runner_platform(folder: Path, *, step_seconds: int) -> Iterator[RunnerPlatform]:
     """Start everything over the history that lies in `folder/prometheus/data`, and end it on leaving.
 
-    Bake time and polls are short: there is nobody whose traffic could show a fault later.
+    Bake time, polls and pauses are short: no traffic could show a fault later, and no server restarts.
 
     Raises:
         PermanentError: a part did not get ready.
@@ -80,6 +80,7 @@ def runner_platform(folder: Path, *, step_seconds: int) -> Iterator[RunnerPlatfo
             "CLUSTERHEAL_KUBERNETES__NAMESPACE": NAMESPACE,
             "CLUSTERHEAL_ROLLOUT__BAKE": "PT2S",
             "CLUSTERHEAL_ROLLOUT__POLL": "PT0.2S",
+            "CLUSTERHEAL_PIPELINES__STEP_PAUSE": "PT0.5S",
             "OMP_NUM_THREADS": "1",
         }
         settings = RegistrySettings.model_validate({"url": registry, "storage": storage})
