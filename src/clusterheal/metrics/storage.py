@@ -80,13 +80,16 @@ class Storage:
         Raises:
             PermanentError: the storage refuses.
         """
+        from pyarrow import fs
 
         def get() -> bytes | None:
             try:
                 with self.filesystem.open_input_stream(self.full(name)) as stream:
                     data: bytes = stream.read()
                     return data
-            except FileNotFoundError:
+            except OSError:  # a file deleted between S3's two requests, HEAD and GET, is no FileNotFoundError
+                if self.filesystem.get_file_info(self.full(name)).type != fs.FileType.NotFound:
+                    raise
                 return None
 
         return self._do(get, self.full(name))  # type: ignore[no-any-return]

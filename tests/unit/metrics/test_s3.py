@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import boto3
 import numpy as np
@@ -104,6 +105,24 @@ async def test_collectors_that_start_at_once_never_both_win(settings, clock) -> 
         await asyncio.gather(*(contend(10 * round_ + i) for i in range(3)))
     assert most == 1
     assert won >= 1
+
+
+def test_a_file_deleted_while_it_is_read_is_not_there(settings) -> None:
+    storage = Storage.open(settings.dataset.path, settings.dataset)
+    storage.write("who", b"a collector")
+    filesystem = storage.filesystem
+
+    class DeletedAfterOpening:
+        get_file_info = filesystem.get_file_info
+
+        def open_input_stream(self, path: str) -> Any:
+            stream = filesystem.open_input_stream(path)
+            filesystem.delete_file(path)
+            return stream
+
+    assert storage.read("who") == b"a collector"
+    storage.filesystem = DeletedAfterOpening()
+    assert storage.read("who") is None
 
 
 async def test_the_lease_of_a_dead_collector_ends(settings, clock, monkeypatch) -> None:
