@@ -56,6 +56,7 @@ def test_a_base_that_is_not_pinned_is_refused(tmp_path: Path, digest: str | None
 
 def test_a_pinned_base_goes_on_to_the_container_engine_but_not_for_latest(tmp_path: Path) -> None:
     _copy(tmp_path, "a" * 64)
+    assert "no-such-engine is not installed" in _build(IMAGES.parent, "quay.io/example", "0.1.0").stderr
     assert "no-such-engine is not installed" in _build(tmp_path, "quay.io/example", "0.1.0").stderr
     assert "'latest' is nobody's version" in _build(tmp_path, "quay.io/example", "latest").stderr
 
@@ -64,7 +65,9 @@ def _copy(target: Path, digest: str | None) -> None:
     (target / "images").mkdir()
     (target / "images/build.sh").write_text((IMAGES / "build.sh").read_text())
     bases = (IMAGES / "bases.env").read_text()
-    (target / "images/bases.env").write_text(re.sub(r"@sha256:0{64}", f"@sha256:{digest}" if digest else "", bases))
+    (target / "images/bases.env").write_text(
+        re.sub(r"@sha256:[0-9a-f]{64}", f"@sha256:{digest}" if digest else "", bases)
+    )
 
 
 def test_the_workflow_s_actions_are_pinned_to_commits() -> None:
