@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from clusterheal.clock import SystemClock
 from clusterheal.errors import ClusterhealError, InvalidInput, PermanentError
 from clusterheal.registry import ModelVersion, Registry, State
-from clusterheal.registry.versions import ROLLBACK_HOLDER, ROLLBACK_REASON
+from clusterheal.registry.versions import RETURN_HOLDER, ROLLBACK_HOLDER, ROLLBACK_REASON
 from clusterheal.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -102,12 +102,26 @@ def roll_back_version(name: str, run_id: str, report: Path) -> str:
 
     settings = load_settings()
     registry = Registry(settings.registry)
-    previous = registry.previous(name)
-    if previous is None:
-        raise InvalidInput(f"{name} has no previous version to go back to")
+    previous = _to_return_to(registry, name, run_id)
     direct = settings.model_copy(update={"rollout": settings.rollout.model_copy(update={"strategy": "direct"})})
     _report(_roll(registry, previous, direct, run_id), RolloutOutcome.PROMOTED, report)
     return previous.version
+
+
+def _to_return_to(registry: Registry, name: str, run_id: str) -> ModelVersion:
+    """The version before the one in service, chosen once for a run.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    holder = _holder(run_id)
+    chosen = [v for v in registry.versions(name) if v.properties.get(RETURN_HOLDER) == holder]
+    if chosen:
+        return chosen[0]
+    previous = registry.previous(name)
+    if previous is None:
+        raise InvalidInput(f"{name} has no previous version to go back to")
+    return registry.set_state(name, previous.version, previous.state, properties={RETURN_HOLDER: holder})
 
 
 def _go(name: str, version: str, run_id: str, report: Path, expected: object, *, stop_after: Step | None = None) -> str:

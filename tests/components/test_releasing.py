@@ -14,9 +14,10 @@ from clusterheal_components.roll_out import roll_out
 from clusterheal_components.shadow import shadow
 from clusterheal_components.stage import stage
 from clusterheal_components.watch import watch
+from clusterheal_models.serving.toy import toy_detector
 
-from clusterheal.contracts import DETECTOR, FORECASTER, FeaturePanel, ModelInputs, ModelPackage
-from clusterheal.errors import InvalidInput, PermanentError
+from clusterheal.contracts import DETECTOR, FORECASTER, FeatureContract, FeaturePanel, ModelInputs, ModelPackage
+from clusterheal.errors import InvalidInput, PermanentError, RetryableError
 from clusterheal.registry import ModelVersion, Registry, State
 from clusterheal.rollout import RolloutOutcome, RolloutResult, Step
 from clusterheal.settings import Settings
@@ -31,6 +32,7 @@ class Rollouts:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.outcome = RolloutOutcome.PROMOTED
+        self.cut_off_after_serving = 0
         self.settings: Settings | None = None
 
     async def __call__(
@@ -38,6 +40,10 @@ class Rollouts:
     ) -> RolloutResult:
         self.asked.append({"version": version.version, **options})
         self.settings = settings
+        if self.outcome is RolloutOutcome.PROMOTED:
+            registry.set_state(version.name, version.version, State.SERVING)
+        if len(self.asked) <= self.cut_off_after_serving:
+            raise RetryableError("the API server does not answer")
         if self.outcome is RolloutOutcome.ROLLED_BACK:
             noted = {"rollback_holder": options["holder"], "rollback_reason": "alarms on everything"}
             registry.set_state(version.name, version.version, State.CANDIDATE, properties=noted)
@@ -136,3 +142,27 @@ def test_going_back_needs_a_version_before(
     assert roll_back.python_func(name=FORECASTER, run_id="r1", report=report) == first
     assert rollouts.settings is not None
     assert rollouts.settings.rollout.strategy == "direct"
+
+
+def test_going_back_a_second_time_does_not_choose_again(
+    rollouts: Rollouts,
+    registry: Registry,
+    packages: dict[str, ModelPackage],
+    contract: FeatureContract,
+    artifact: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The API server is away when the version before is in service again: by then the other one is the previous."""
+    monkeypatch.setenv("CLUSTERHEAL_PIPELINES__STEP_PAUSE", "PT0S")
+    other = toy_detector(tmp_path / "other", contract, alarm_score=9.0)
+    good, bad = (registry.register(package).version for package in (packages[DETECTOR], other))
+    for served in (good, bad):
+        registry.set_state(DETECTOR, served, State.SERVING)
+    rollouts.cut_off_after_serving = 1
+    assert roll_back.python_func(name=DETECTOR, run_id="r1", report=artifact("Markdown")) == good
+    assert [asked["version"] for asked in rollouts.asked] == [good, good]
+    current = registry.current(DETECTOR)
+    assert current is not None
+    assert current.version == good
+    assert roll_back.python_func(name=DETECTOR, run_id="r2", report=artifact("Markdown")) == bad

@@ -20,6 +20,8 @@ CONTRACT = "contract_sha256"
 PACKAGE = "package_sha256"
 ROLLBACK_HOLDER = "rollback_holder"
 ROLLBACK_REASON = "rollback_reason"
+RETURN_HOLDER = "return_holder"
+"""Who chose this version to go back to: a repeat must not choose again, since the two have changed places by then."""
 RESERVED = frozenset({STATE, STATE_SINCE, CONTRACT, PACKAGE})
 
 _VERSION = re.compile(r"^v(\d{6,})$")
