@@ -105,7 +105,12 @@ class InferenceClient:
             handed_in = None if memory is None else memory.handed_in(part)
             if handed_in is not None:
                 tensors["memory"] = handed_in
-            answer = await self.infer(DETECTOR, tensors)
+            try:
+                answer = await self.infer(DETECTOR, tensors)
+            except InvalidInput:
+                if memory is not None:
+                    memory.forget()
+                raise
             found += detections(answer, part, contract)
             if memory is not None:
                 memory.keep(part, handed_in, answer)

@@ -27,7 +27,7 @@ class DetectorMemory:
 
     A window that is less than a step newer gets what the one before it got: asking often does not make time pass
     faster. What is older than a whole recent window is forgotten, and so is everything when another package
-    answers. Without memory the detector judges as it was calibrated.
+    answers or a request is refused. Without memory the detector judges as it was calibrated.
     """
 
     def __init__(self, contract: FeatureContract) -> None:
@@ -35,6 +35,10 @@ class DetectorMemory:
         self._forget_ns = contract.step_ns * contract.window.recent_steps
         self._kept: dict[str, _Kept] = {}
         self._package: str | None = None
+
+    def forget(self) -> None:
+        """Begin anew, as after a refusal: another package may answer by now, with a memory of another width."""
+        self._kept.clear()
 
     def handed_in(self, inputs: ModelInputs) -> Tensor | None:
         """float32 `(batch, width)`, NaN where nothing is remembered; `None` while nothing is at all."""

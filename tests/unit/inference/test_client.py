@@ -19,6 +19,7 @@ from clusterheal.contracts import EntityKind, FeatureContract, FeatureSpec, Mode
 from clusterheal.contracts.requests import Tensor, datatype_of, tensor_from_bytes, tensor_to_bytes
 from clusterheal.errors import ContractMismatch, InvalidInput, PermanentError, RetryableError
 from clusterheal.inference.client import InferenceClient
+from clusterheal.inference.memory import DetectorMemory
 from clusterheal.inference.wire import LENGTH_HEADER, binary_request, json_request, parse_answer
 from clusterheal.settings import InferenceSettings
 
@@ -139,6 +140,19 @@ async def test_a_window_without_a_score_has_no_verdict(contract: FeatureContract
     async with Server(contract, detector_answer).client(contract) as client:
         found = await client.detect(inputs_of("node/a", "node/b", "node/c"))
     assert [d.entity for d in found] == ["node/b", "node/c"]
+
+
+async def test_a_refused_request_is_not_repeated_with_the_same_memory(contract: FeatureContract) -> None:
+    """A package that takes another memory, or that was rolled out meanwhile, would refuse it for ever."""
+    server = Server(contract, lambda rows: {**detector_answer(rows), "memory_after": np.zeros((rows, 2), np.float32)})
+    memory = DetectorMemory(contract)
+    async with server.client(contract) as client:
+        await client.detect(inputs_of("node/a"), memory=memory)
+        server.failures = [httpx.Response(400, json={"error": "input 'memory' must be FP32 [1, 3], got FP32 [1, 2]"})]
+        with pytest.raises(InvalidInput, match="memory"):
+            await client.detect(inputs_of("node/a"), memory=memory)
+        await client.detect(inputs_of("node/a"), memory=memory)
+    assert ["memory" in {i["name"] for i in request["inputs"]} for request in server.seen] == [False, False]
 
 
 async def test_a_forecast_holds_paths_and_levels(contract: FeatureContract) -> None:
