@@ -12,6 +12,7 @@ from test_playbooks import NAMESPACE, SHOP, TRACKED, a_claim, a_class, a_model, 
 from clusterheal.contracts import IncidentState
 from clusterheal.engine.api_models import RemediateIn, Target
 from clusterheal.engine.names import CORDON_OWNER, CORDON_UNTIL
+from clusterheal.engine.ownership import ARGO_TRACKING, HELM_RELEASE
 from clusterheal.engine.service import Service
 from clusterheal.errors import InvalidInput
 from clusterheal.local.kube.platform import platform_definitions
@@ -88,6 +89,8 @@ def test_every_action_is_rehearsed_with_what_the_target_tells(sim: Sim) -> None:
         ("patch-resources", CART, {"container": "main", "resource": "memory", "to_limit": "much"}, "much"),
         ("expand-volume", DATA, {"to_size": "5Gi"}, "above the 10Gi"),
         ("scale", CART, {"to_replicas": "many"}, "many"),
+        ("scale", CART, {"to_replicas": float("inf")}, "infinity"),
+        ("drain", Target(kind="Node", name="worker-1"), {"ttl_seconds": 1e300}, "up to 2592000"),
         ("uncordon", Target(kind="Node", name="worker-1"), {}, "no cordon of this engine's"),
     ],
 )
@@ -117,5 +120,26 @@ def test_a_limit_is_raised_on_request_within_the_policy(sim: Sim) -> None:
         ended = await p.until(IncidentState.RESOLVED, IncidentState.ESCALATED)
         assert (ended.name, ended.state) == (opened.id, IncidentState.RESOLVED), ended.message
         assert await limit(p, "memory") == "512Mi"
+
+    sim(test)
+
+
+def test_an_action_that_this_engine_does_not_know_makes_no_plan(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        service = Service(await p.engine(config=with_mode("approve")))
+        ask = RemediateIn.model_construct(target=CART, action="reboot", parameters={}, dry_run=True)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="no action 'reboot'"):
+            await service.remediate(ask, "ann")
+
+    sim(test)
+
+
+def test_a_helm_release_with_the_name_of_an_application_is_not_synced(sim: Sim) -> None:
+    async def test(p: Platform) -> None:
+        service = await prepared(p)
+        await p.patch("cart", {"metadata": {"annotations": {ARGO_TRACKING: None, HELM_RELEASE: "shop"}}})
+        await p.clock.sleep(1)  # until the engine's watch has it
+        with pytest.raises(InvalidInput, match="belongs to no Argo CD application"):
+            await service.remediate(RemediateIn(target=CART, action="sync"), "ann")
 
     sim(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from clusterheal.contracts import ObjectRef, Plan
@@ -11,7 +12,7 @@ from clusterheal.engine.diagnosis.case import Case, Finding, explained, report
 from clusterheal.engine.diagnosis.deployed import sync_parameters
 from clusterheal.engine.diagnosis.revisions import last_good, revisions
 from clusterheal.engine.names import CORDON_OWNER
-from clusterheal.engine.ownership import application_named, deployed_by
+from clusterheal.engine.ownership import Deployed, application_named, deployed_by
 from clusterheal.engine.quantities import quantity
 from clusterheal.engine.views import ref_of, replicas_wanted
 from clusterheal.errors import InvalidInput
@@ -20,6 +21,7 @@ from clusterheal.kube.ports import Manifest
 from clusterheal.kube.resources import APPLICATIONS
 
 PRIORITY = 95
+LONGEST_DRAIN = timedelta(days=30)
 Parameters = Mapping[str, Any]
 Filler = Callable[[Case, Manifest, Parameters], dict[str, Any]]
 """From what was given to what the action needs; raises InvalidInput where that cannot be told."""
@@ -46,11 +48,13 @@ def diagnose(case: Case) -> Finding | None:
         return None
     target, manifest = case.record.target, case.manifest
     try:
+        if request.action not in APPLIES:  # an incident that somebody wrote, or a newer engine
+            raise InvalidInput(f"there is no action {request.action!r}; there are {', '.join(APPLIES)}")
         if target.kind not in APPLIES[request.action] or manifest is None:
             kinds = ", ".join(sorted(APPLIES[request.action]))
             raise InvalidInput(f"{request.action} is for {kinds}; got {target}")
         parameters = FILLERS.get(request.action, _as_given)(case, manifest, request.parameters)
-    except (InvalidInput, ValueError, TypeError) as exc:
+    except (InvalidInput, ValueError, TypeError, OverflowError) as exc:
         return report(case, cause=f"requested by {request.by}", explanation=str(exc))
     plan = Plan(
         playbook="requested",
@@ -92,7 +96,11 @@ def _scale(_: Case, manifest: Manifest, given: Parameters) -> dict[str, Any]:
 
 def _drain(case: Case, _: Manifest, given: Parameters) -> dict[str, Any]:
     ttl = case.world.policy_for("drain", case.record.target).drain_ttl.total_seconds()
-    return {**given, "ttl_seconds": float(given.get("ttl_seconds", ttl))}
+    seconds = float(given.get("ttl_seconds", ttl))
+    if not 0 < seconds <= max(LONGEST_DRAIN.total_seconds(), ttl):
+        most = LONGEST_DRAIN.total_seconds()
+        raise InvalidInput(f"expected `ttl_seconds` above 0 and up to {most:.0f}, got {seconds:g}")
+    return {**given, "ttl_seconds": seconds}
 
 
 def _uncordon(case: Case, manifest: Manifest, _: Parameters) -> dict[str, Any]:
@@ -135,7 +143,9 @@ def _application(case: Case, manifest: Manifest) -> ObjectRef:
 
 
 def _application_of(case: Case, manifest: Manifest) -> Manifest:
-    application = application_named(deployed_by(manifest).name, case.world.snapshot)
+    owner = deployed_by(manifest)
+    found = application_named(owner.name, case.world.snapshot)
+    application = found if owner.kind is Deployed.ARGO_CD else None  # a Helm release may have an application's name
     if application is None:
         raise InvalidInput(f"{case.record.target} belongs to no Argo CD application that can be read")
     return application
