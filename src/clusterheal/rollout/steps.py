@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from clusterheal.clock import Clock
 from clusterheal.contracts import ModelPackage
 from clusterheal.errors import ClusterhealError
-from clusterheal.kube.ports import Cluster, Manifest
+from clusterheal.kube.ports import ApiError, Cluster, Manifest
 from clusterheal.rollout.asking import Asking
 from clusterheal.rollout.probe import FAILED_POLLS, load_failure, not_ready_reason
 from clusterheal.rollout.result import OnStep, StepRecord
@@ -22,6 +23,8 @@ from clusterheal.settings import RolloutSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+log = logging.getLogger(__name__)
 
 BAD_ROUNDS = 2  # in a row: one lost request while a pod moves is no reason to go back
 
@@ -159,7 +162,10 @@ class Rollout:
         found = await self._shadow.read()
         if found is None and self.state.previous is not None:
             incumbent = await self._object(self.service)
-            await start_shadow(self.cluster, self.service, incumbent, self.state.previous)
+            try:
+                await start_shadow(self.cluster, self.service, incumbent, self.state.previous)
+            except ApiError as exc:  # a quota, say: no reason to take a good version back
+                log.warning("the version before cannot run beside it", extra={"reason": str(exc)})
         if found is None or not_ready_reason(found) is not None:
             return None
         url = str(address_of(found))

@@ -12,7 +12,7 @@ import pytest
 
 from clusterheal.contracts import FeatureContract, ModelInputs, ModelPackage
 from clusterheal.errors import InvalidInput, RetryableError
-from clusterheal.kube.ports import PatchType
+from clusterheal.kube.ports import ApiError, PatchType
 from clusterheal.kube.resources import INFERENCE_SERVICES
 from clusterheal.registry.versions import State
 from clusterheal.rollout import RolloutOutcome, Step
@@ -281,13 +281,29 @@ async def test_the_version_before_runs_beside_the_new_one_while_that_is_watched(
     assert await world.service(f"{DETECTOR}-shadow") is None
 
 
+class Full:
+    """A cluster whose quota has no room for `version` beside what is in service."""
+
+    def __init__(self, cluster: Any, version: str) -> None:
+        self._cluster, self._version = cluster, version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+    async def patch(self, resource: Any, name: str, patch: Any, **options: Any) -> Any:
+        if name.endswith("-shadow") and self._version in json.dumps(patch):
+            raise ApiError(403, "Forbidden", "exceeded quota: models")
+        return await self._cluster.patch(resource, name, patch, **options)
+
+
 @pytest.mark.parametrize(
     ("disturb", "kept", "said"),
     [
         (lambda w: w.faults.beside_never_loads.add("v000001"), True, "did not answer beside it"),
+        (lambda w: setattr(w, "cluster", Full(w.cluster, "v000001")), True, "did not answer beside it"),
         (lambda w: None, False, "did not run beside it"),
     ],
-    ids=["no room for it", "not wanted"],
+    ids=["no room for it", "refused", "not wanted"],
 )
 async def test_without_the_version_before_the_new_one_is_watched_alone(
     world: World, settings: Settings, packages: Packages, disturb: Callable[[World], None], kept: bool, said: str
