@@ -21,6 +21,7 @@ Status = Literal["running", "succeeded", "failed"]
 _LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - (.*)$")
 _STARTED = re.compile(r"^Executing task '([^']+)'")
 _ENDED = re.compile(r"^Task '([^']+)' finished with status (SUCCESS|FAILURE)")
+OUTPUTS = "executor_output.json"
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -143,15 +144,14 @@ class Follower:
 
         False when there are none, as after a step that failed.
         """
-        found = set((self._run.out / "artifacts").glob(f"**/{step.task}/executor_output.json")) - self._read
+        found = set((self._run.out / "artifacts").glob(f"**/{step.task}/{OUTPUTS}")) - self._read
         if not found:
             return False
         newest = max(found, key=lambda path: path.stat().st_mtime_ns)
         self._read.add(newest)
-        try:
-            data = json.loads(newest.read_text())
-        except ValueError:
-            return False  # cut short, as on a full disk: the step did not get to its end
+        data = _outputs(newest)
+        if data is None:
+            return False
         step.parameters = data.get("parameterValues", {})
         for name, entry in data.get("artifacts", {}).items():
             for artifact in entry["artifacts"]:
@@ -179,17 +179,31 @@ class Follower:
             run.error = f"the runner {describe_exit(code)}: {self.last_error or f'see {log}'}"
 
     def discard_unfinished(self) -> None:
-        """Remove what failed steps have written: it may be half of a file, and nothing may read it."""
+        """Remove what failed steps have written: it may be half of a file, and nothing may read it.
+
+        An artifact of a finished step may have the name of a failed one; it stays.
+        """
         for step in self._run.steps:
             if step.status == "failed":
                 for folder in sorted((self._run.out / "artifacts").glob(f"**/{step.task}")):
-                    if not (folder / "executor_output.json").exists():
+                    finished = _outputs(folder / OUTPUTS) is not None
+                    of_another = any((above / OUTPUTS).exists() for above in folder.parents)
+                    if folder.is_dir() and not finished and not of_another:
                         shutil.rmtree(folder)
 
     def _add_unlogged(self) -> None:
-        for path in sorted(set((self._run.out / "artifacts").glob("**/executor_output.json")) - self._read):
+        for path in sorted(set((self._run.out / "artifacts").glob(f"**/{OUTPUTS}")) - self._read):
             task = path.parent.name
             when = datetime.fromtimestamp(path.stat().st_mtime, self._run.started.tzinfo)
             step = Step(task=task, title=self._titles.get(task, task), status="succeeded", started=when)
             self._run.steps.append(step)
             self._read_outputs(step)
+
+
+def _outputs(file: Path) -> dict[str, Any] | None:
+    """What a step said at its end; None where it did not get there, or was cut short, as on a full disk."""
+    try:
+        data: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return data
