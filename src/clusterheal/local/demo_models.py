@@ -35,11 +35,11 @@ def open_models(folder: Path, *, out: Path) -> EarlierModels:
     """The models that a run left in `folder`, their packages verified.
 
     Raises:
-        InvalidInput: no run, one without two models, or `out` itself, which is about to be emptied.
+        InvalidInput: no run, one without two models, or one in `out`, which is about to be emptied.
         PackageInvalid: a package that is incomplete or was changed.
     """
-    if folder.resolve() == out.resolve():
-        raise InvalidInput(f"--models-of {folder} is this run's own folder; give an earlier run's, or another --out")
+    if folder.resolve().is_relative_to(out.resolve()):
+        raise InvalidInput(f"--models-of {folder} is in this run's own folder; give an earlier run's, or another --out")
     earlier = EarlierModels(folder=folder, models=RunRecord.load(folder).models)
     names = {str(model["name"]) for model in earlier.models}
     if names != {DETECTOR, FORECASTER}:

@@ -50,6 +50,8 @@ def test_a_run_s_own_folder_one_without_models_and_a_changed_package_are_refused
     folder = earlier_run(tmp_path / "earlier", load_catalogue().contract(MINUTE))
     with pytest.raises(InvalidInput, match="this run's own folder"):
         open_models(folder, out=folder)
+    with pytest.raises(InvalidInput, match="this run's own folder"):
+        open_models(folder, out=tmp_path)
     card = folder / "models" / DETECTOR / "v000001" / "MODEL_CARD.md"
     card.chmod(0o644)
     card.write_text("another")
