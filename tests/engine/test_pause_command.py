@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import socket
 import threading
 from collections.abc import Iterator
@@ -44,3 +45,17 @@ def test_one_command_pauses_and_one_resumes(server: tuple[str, Emulator]) -> Non
     assert found["data"]["reason"] == "migration"
     assert "resumed" in run(build_app(), ["resume", "--server", url]).output
     assert "nothing was paused" in run(build_app(), ["resume", "--server", url]).output
+
+
+def test_a_user_without_a_name_pauses_too(server: tuple[str, Emulator], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the engine's pod the user is a number that no passwd knows."""
+    url, emulator = server
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000660000")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    done = CliRunner().invoke(build_app(), ["pause", "--reason", "migration", "--server", url])
+    assert done.exit_code == 0, done.output
+    found = asyncio.run(emulator.cluster().get(CONFIG_MAPS, "clusterheal-pause", namespace=PLACE))
+    assert found["data"]["by"].startswith("user ")

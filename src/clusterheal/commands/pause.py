@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
 
         Example: clusterheal pause --reason "storage migration" --minutes 120
         """
-        import getpass
         from datetime import timedelta
 
         from clusterheal.clock import SystemClock
@@ -43,7 +42,7 @@ def register(app: typer.Typer) -> None:
         until = SystemClock().now() + timedelta(minutes=minutes)
 
         async def write(cluster: Cluster, where: str) -> None:
-            await write_pause(cluster, where, Pause(until=until, reason=reason, by=getpass.getuser()))
+            await write_pause(cluster, where, Pause(until=until, reason=reason, by=_who()))
 
         where = _with_cluster(write, kubeconfig, namespace, server, config)
         typer.echo(f"paused in {where} until {until:%Y-%m-%d %H:%M:%S} UTC: {reason}")
@@ -68,6 +67,18 @@ def register(app: typer.Typer) -> None:
 
         where = _with_cluster(lift, kubeconfig, namespace, server, config)
         typer.echo(f"resumed in {where}" if lifted == [True] else f"nothing was paused in {where}")
+
+
+def _who() -> str:
+    """The user's name; in a container whose user has none, its number and the pod."""
+    import getpass
+    import os
+    import socket
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()} on {socket.gethostname()}"
 
 
 def _with_cluster(
