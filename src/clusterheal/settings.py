@@ -97,6 +97,7 @@ class PipelineSettings(Section):
     timeout: timedelta = Field(timedelta(seconds=30), description="per request; an upload takes seconds")
     attempts: int = Field(4, ge=1, le=20, description="tries of a request that may be repeated, with growing pauses")
     service_account: str | None = Field(None, description="account of the runs; None: pipeline-runner-dspa")
+    image: str | None = Field(None, description="image of all components by digest, where no flag names one")
     namespace: str | None = Field(
         None, description="profile on a server of many users; None: a server of one namespace, as OpenShift AI's"
     )

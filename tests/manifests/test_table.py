@@ -122,6 +122,28 @@ def test_workbench(
     assert any(t["key"] == GPU for t in pod["tolerations"]) is bool(gpus)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_workbench_can_submit_pipelines(
+    variants: Variants, name: str, platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the server, and the image that the runs' pods can pull."""
+    objects = variants(name, platform)
+    kind = "Deployment" if platform == "vanilla-kubernetes" else "Notebook"
+    container = one(objects, kind, "self-healing-workbench")["spec"]["template"]["spec"]["containers"][0]
+    for key, value in environment(container).items():
+        if key.startswith("CLUSTERHEAL_"):
+            monkeypatch.setenv(key, value.replace("$(NAMESPACE)", NAMESPACES[name]))
+    settings = load_settings().pipelines
+    assert settings.url is not None
+    assert "/pipeline@sha256:" in str(settings.image)
+    if platform == "vanilla-kubernetes":
+        assert settings.url.host == "ml-pipeline.kubeflow.svc"
+    else:
+        assert settings.url.host == f"ds-pipeline-dspa.{NAMESPACES[name]}.svc"
+        assert None not in (settings.token_file, settings.ca_file)
+
+
 @pytest.mark.parametrize(
     ("name", "requests", "limits", "gpus"),
     [

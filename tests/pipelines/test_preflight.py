@@ -154,3 +154,11 @@ def test_without_a_cluster_to_look_at_the_command_says_so_and_goes_on(nowhere: C
     done = nowhere.invoke(build_app(), ["pipeline", "submit", "score"])
     assert "not checked whether the pods could start" in done.stderr
     assert "127.0.0.1:9" in str(done.exception)
+
+
+def test_an_image_comes_from_the_settings_and_none_is_said(nowhere: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = nowhere.invoke(build_app(), ["pipeline", "submit", "score"])
+    assert "no image is named" in done.stderr
+    monkeypatch.setenv("CLUSTERHEAL_PIPELINES__IMAGE", "quay.io/org/pipeline:1")
+    done = nowhere.invoke(build_app(), ["pipeline", "submit", "score"])
+    assert "'quay.io/org/pipeline:1' is not pinned by digest" in str(done.exception)

@@ -96,7 +96,7 @@ def submit(
 
     with (
         connected(config, url, token_file, ca_file) as (backend, settings),
-        packaged(name, image, data_claim) as package,
+        packaged(name, image_for(image, settings), data_claim) as package,
     ):
         account = settings.pipelines.service_account
         given = submitting.checked_parameters(package, parse_parameters(parameters or []))
@@ -129,7 +129,7 @@ def schedule(
     submitting.check_cron(cron)
     with (
         connected(config, url, token_file, ca_file) as (backend, settings),
-        packaged(name, image, data_claim) as package,
+        packaged(name, image_for(image, settings), data_claim) as package,
     ):
         account = settings.pipelines.service_account
         given = submitting.checked_parameters(package, parse_parameters(parameters or []))
@@ -212,6 +212,14 @@ def look_before(settings: Settings, parameters: dict[str, Any], *, check: bool, 
     for line in seen.unseen:
         typer.echo(f"not checked: {line}", err=True)
     seen.require()
+
+
+def image_for(image: str | None, settings: Settings) -> str | None:
+    """The image of the run's pods; without one they ask for a name that no registry has, which is said."""
+    chosen = image or settings.pipelines.image
+    if chosen is None:
+        typer.echo("no image is named: give --image or pipelines.image, or the pods find none to pull", err=True)
+    return chosen
 
 
 @contextmanager
