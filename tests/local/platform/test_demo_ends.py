@@ -101,6 +101,7 @@ def test_a_killed_part_is_named_while_the_history_is_written(
     generated: DemoRun, words: tuple[str, ...], name: str
 ) -> None:
     kill(generated, "metrics", words)
+    assert generated.end(seconds=40) == 1
     require_named(generated, name)
 
 
@@ -117,6 +118,7 @@ def test_a_killed_part_is_named_while_the_history_is_written(
 )
 def test_a_killed_part_is_named_while_the_pipeline_runs(run: DemoRun, words: tuple[str, ...], name: str) -> None:
     kill(run, "pipeline", words)
+    assert run.end(seconds=40) == 1
     require_named(run, name)
 
 
@@ -126,7 +128,7 @@ def kill(run: DemoRun, stage: str, words: tuple[str, ...]) -> None:
 
 
 def require_named(run: DemoRun, name: str) -> None:
-    assert run.end(seconds=40) == 1
+    """It said which part was killed, and left no process."""
     told = require_complaint(run.process.returncode, run.errors)
     assert re.search(rf"^clusterheal: {name} (was killed by SIGKILL|exited with code 1)", told), told
     assert "was killed by SIGKILL" in told  # the runner is a child's child, named in its parent's last words

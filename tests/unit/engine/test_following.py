@@ -240,20 +240,24 @@ class Refusing:
         return ModelVerdicts()
 
 
-async def test_a_status_that_a_server_refuses_holds_up_no_other_incident() -> None:
-    parts: Any = Refusing("deployment-cart-1")
-    metrics = EngineMetrics()
-    loop = Reconciler(
+def reconciler(parts: Any, metrics: EngineMetrics, clock: Clock) -> Reconciler:
+    return Reconciler(
         cluster=parts,
         cache=parts,
         store=parts,
         elector=parts,
-        clock=Clock(),
+        clock=clock,
         config=Config(),
         observer=parts,
-        reporter=Reporter(metrics, Clock()),
+        reporter=Reporter(metrics, clock),
         interval=timedelta(seconds=1),
     )
+
+
+async def test_a_status_that_a_server_refuses_holds_up_no_other_incident() -> None:
+    parts: Any = Refusing("deployment-cart-1")
+    metrics = EngineMetrics()
+    loop = reconciler(parts, metrics, Clock())
     await loop.round()
     assert parts.written == ["deployment-checkout-1"]
     assert metrics.registry.get_sample_value("clusterheal_rounds_failed_total", {"error": "ApiError"}) == 1
@@ -262,17 +266,7 @@ async def test_a_status_that_a_server_refuses_holds_up_no_other_incident() -> No
 async def test_a_round_waits_for_signals_that_are_being_stored_but_not_for_long() -> None:
     parts: Any = Refusing("none")
     clock = Clock()
-    loop = Reconciler(
-        cluster=parts,
-        cache=parts,
-        store=parts,
-        elector=parts,
-        clock=clock,
-        config=Config(),
-        observer=parts,
-        reporter=Reporter(EngineMetrics(), clock),
-        interval=timedelta(seconds=1),
-    )
+    loop = reconciler(parts, EngineMetrics(), clock)
     parts.being_stored = [True, True, False]
     await loop._yield_to_signals()
     assert sum(clock.slept) == pytest.approx(2 * YIELD_STEP)
